@@ -1,0 +1,18 @@
+/* The subcommands of `rung`, one file each (cli/cmd_NAME.c), and what they share.
+ *
+ * A command gets argv with its own name first, prints results on stdout and errors on stderr, and returns an exit
+ * code: 0 done, 1 failed, 2 used wrongly. Each answers --help with a page that teaches.
+ */
+#ifndef RUNG_CLI_CLI_H
+#define RUNG_CLI_CLI_H
+
+enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
+
+struct cli_command {
+    const char *name, *help;
+    int (*run)(int argc, char **argv);
+};
+
+int cmd_version(int argc, char **argv);
+
+#endif

@@ -1,0 +1,34 @@
+#include "cli/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Every subcommand, in the order `rung --help` shows them. */
+static const struct cli_command COMMANDS[] = {
+    {"version", "print the version and what this build holds", cmd_version},
+};
+#define COMMANDS_COUNT (sizeof COMMANDS / sizeof COMMANDS[0])
+
+static void usage(FILE *out)
+{
+    (void)fputs("usage: rung COMMAND [OPTIONS]     rung COMMAND --help for each\n\n", out);
+    for (size_t i = 0; i < COMMANDS_COUNT; i++)
+        (void)fprintf(out, "  %-12s %s\n", COMMANDS[i].name, COMMANDS[i].help);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        usage(stderr);
+        return CLI_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "-h") == 0) {
+        usage(stdout);
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) return cmd_version(argc - 1, argv + 1);
+    for (size_t i = 0; i < COMMANDS_COUNT; i++)
+        if (strcmp(argv[1], COMMANDS[i].name) == 0) return COMMANDS[i].run(argc - 1, argv + 1);
+    (void)fprintf(stderr, "rung: no command '%s'; rung --help lists them\n", argv[1]);
+    return CLI_USAGE;
+}

@@ -1,0 +1,63 @@
+/* GGUF files (v2 and v3, split ones too), memory-mapped and checked before use.
+ * Source: the GGUF specification, ggml-org/ggml docs/gguf.md. Single owner; read-only after opening, any thread. */
+#ifndef RUNG_ENGINE_GGUF_H
+#define RUNG_ENGINE_GGUF_H
+
+#include "base/err.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Element types with their numbers in the file. */
+enum gguf_type {
+    GGUF_F32 = 0, GGUF_F16 = 1, GGUF_Q4_0 = 2, GGUF_Q4_1 = 3, GGUF_Q5_0 = 6, GGUF_Q5_1 = 7, GGUF_Q8_0 = 8,
+    GGUF_Q2_K = 10, GGUF_Q3_K = 11, GGUF_Q4_K = 12, GGUF_Q5_K = 13, GGUF_Q6_K = 14, GGUF_IQ4_NL = 20,
+    GGUF_I8 = 24, GGUF_BF16 = 30
+};
+struct gguf_type_info {
+    const char *name;
+    int block_elements, block_bytes; /* 1 and the element's size for plain types */
+};
+/* NULL for a type this program does not know. */
+const struct gguf_type_info *gguf_type_info(uint32_t type);
+
+struct gguf_string {
+    const char *data; /* into the map; not closed by NUL */
+    size_t len;
+};
+struct gguf_tensor {
+    struct gguf_string name;
+    enum gguf_type type;
+    int dims;
+    int64_t shape[4];  /* shape[0] runs fastest: a (rows, cols) matrix has shape {cols, rows} */
+    const void *data;  /* into the map, checked to lie inside it */
+    int64_t bytes;
+};
+
+struct gguf;
+
+/* Map and check a file. For a split file give its first part; all parts are opened.
+ * Errors: ERR_IO, ERR_CORRUPT (what and at which offset), ERR_UNSUPPORTED, ERR_MEMORY. */
+ERR_CHECKED enum err_code gguf_open(struct gguf **out, const char *path, struct err *e);
+/* The same from memory that outlives the result (tests, fuzzers). */
+ERR_CHECKED enum err_code gguf_open_memory(struct gguf **out, const void *data, size_t len, struct err *e);
+void gguf_close(struct gguf *gguf);
+
+int gguf_tensor_count(const struct gguf *gguf);
+const struct gguf_tensor *gguf_tensor_at(const struct gguf *gguf, int index);
+const struct gguf_tensor *gguf_tensor_find(const struct gguf *gguf, const char *name); /* NULL: none */
+
+/* Metadata; the getters give `otherwise` where the key is missing or of another kind. Integers of any width are
+ * widened; a value that does not fit gives `otherwise`. */
+int64_t gguf_int(const struct gguf *gguf, const char *key, int64_t otherwise);
+double gguf_float(const struct gguf *gguf, const char *key, double otherwise);
+int gguf_bool(const struct gguf *gguf, const char *key, int otherwise);
+struct gguf_string gguf_str(const struct gguf *gguf, const char *key); /* data NULL: none */
+/* Arrays: the element count, or -1 where the key is missing or no array of that kind. */
+int64_t gguf_array_strings(const struct gguf *gguf, const char *key, struct gguf_string *out, int64_t max);
+int64_t gguf_array_ints(const struct gguf *gguf, const char *key, int64_t *out, int64_t max);
+int64_t gguf_array_floats(const struct gguf *gguf, const char *key, float *out, int64_t max);
+/* Bytes of the files, and how many there are. */
+int64_t gguf_file_bytes(const struct gguf *gguf);
+
+#endif
