@@ -1,0 +1,96 @@
+/* A running node of any tier: what the loop thread owns, and the functions its parts call on each other. */
+#ifndef RUNG_NODE_NODE_H
+#define RUNG_NODE_NODE_H
+
+#include "node/backend.h"
+#include "node/config.h"
+#include "node/loop.h"
+#include "node/metrics.h"
+#include "proto/link.h"
+#include "router/log.h"
+#include "router/policy.h"
+#include "router/router.h"
+
+struct request_table;
+struct http_front;
+struct broker;
+
+struct node {
+    struct config *config;
+    struct loop *loop;
+    struct link_context *links;
+    struct router *router;          /* NULL: none */
+    struct router_info router_info;
+    struct policy policy;           /* in force */
+    struct decision_log *log;       /* NULL: off */
+    struct metrics *metrics;
+    struct backend *backends;       /* list; workers come and go */
+    struct request_table *requests;
+    struct http_front *http;        /* NULL: off */
+    struct broker *broker;          /* NULL: off */
+    uint64_t last_call;             /* calls are numbered from here */
+    bool draining;
+    int64_t started_wall_ms;
+    unsigned char key[32];          /* for hashes and sketches */
+};
+
+/* ---- requests (node/request.c) ---- */
+
+/* A request enters, from any front. Takes the submit (freed with msg_submit_release + free, also on refusal). The sink
+ * is called later, never before this returns. Returns a handle for request_cancel(), never 0. */
+uint64_t request_submit(struct node *node, struct msg_submit *submit, const struct sink *sink, const char *front);
+/* The one who asked went away: work stops on every hop, the log says so, no callback comes after this. */
+void request_cancel(struct node *node, uint64_t handle);
+int request_count(const struct node *node);
+/* A worker or peer is gone: its running calls fail over now. Called by backends through the sink's on_error as well. */
+
+/* ---- backends (node/health.c) ---- */
+
+/* Add to / remove from the list. The node owns it from then on; remove calls ops->free. */
+void node_backend_add(struct node *node, struct backend *backend);
+void node_backend_remove(struct node *node, struct backend *backend);
+/* Tell a call's fate: feeds breaker, means and cool-down. `code` ERR_OK for a good one, ERR_CANCELLED counts nothing. */
+void backend_outcome(struct node *node, struct backend *backend, enum err_code code, double ttft_ms, double tokens_per_s,
+                     int64_t retry_after_ms);
+/* Can it take work now? */
+bool backend_ready(const struct node *node, const struct backend *backend);
+/* The live state of every tier. */
+void node_tier_states(const struct node *node, struct tier_state out[TIERS]);
+/* Models for /v1/models and READY: those of all backends, without doubles. Returns the count. */
+int node_models(const struct node *node, struct msg_model *out, int max);
+
+/* ---- life (node/node.c) ---- */
+struct node_options {
+    const char *config_file;
+    const char *const *overrides; /* "key=value" */
+    int override_count;
+    bool worker;                  /* a core without a broker that serves worker.connect */
+};
+/* Runs a node of a tier until SIGTERM; returns an exit code. Prints errors on stderr. */
+int node_main(enum tier tier, const struct node_options *options);
+/* Reload the policy part of the configuration (SIGHUP, `rung reload`): a bad file changes nothing. */
+ERR_CHECKED enum err_code node_reload(struct node *node, struct err *e);
+/* Is it up, is it ready (some tier can answer)? One JSON object for /health and /ready. */
+bool node_health_json(const struct node *node, bool ready, struct buf *out);
+
+/* ---- making backends ---- */
+ERR_CHECKED enum err_code backend_local_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);
+ERR_CHECKED enum err_code backend_upstream_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);
+ERR_CHECKED enum err_code backend_scripted_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);
+ERR_CHECKED enum err_code backend_peer_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);
+
+/* ---- fronts ---- */
+ERR_CHECKED enum err_code http_front_new(struct http_front **out, struct node *node, struct err *e);
+void http_front_free(struct http_front *front);
+/* ROUTER front on zmq.listen and zmq.ipc: workers register, nodes and local clients submit. */
+ERR_CHECKED enum err_code broker_new(struct broker **out, struct node *node, struct err *e);
+void broker_free(struct broker *broker);
+void broker_drain(struct broker *broker); /* tell everyone: no new work */
+/* A worker's end: connects to worker.connect and serves SUBMITs through request_submit(). */
+struct worker_link;
+ERR_CHECKED enum err_code worker_link_new(struct worker_link **out, struct node *node, struct err *e);
+void worker_link_free(struct worker_link *link);
+/* Send the next batch of log rows to the node above, through its peer backend (node/backend_peer.c). */
+ERR_CHECKED enum err_code backend_peer_ship(struct backend *peer, const void *rows, size_t len, int64_t last_id, struct err *e);
+
+#endif
