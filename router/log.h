@@ -45,6 +45,7 @@ struct log_row {
     char error[160], finish[16];
     int http_status;
     bool streamed, escalated, failed_over, degraded, device_private;
+    bool from_below;                      /* a node below sent it here and logs it too: not counted twice in a fleet */
     int prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens;
     double classify_us, queue_ms, ttft_ms, total_ms; /* ttft 0: nothing was sent */
     double price_usd, price_core_usd;     /* paid in all, abandoned work too; the same answered by core alone */
