@@ -13,6 +13,8 @@ struct cli_command {
     int (*run)(int argc, char **argv);
 };
 
+int cmd_check(int argc, char **argv);
+int cmd_config(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 
