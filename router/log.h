@@ -75,8 +75,10 @@ struct log_label {
 enum err_code log_decision(struct decision_log *log, struct log_row *row, const struct log_hop *hops, int hop_count);
 enum err_code log_label_add(struct decision_log *log, const struct log_label *label);
 
-/* Policies: the table is the truth, highest version wins. Blocking (start, reload: not on the request path). */
-ERR_CHECKED enum err_code log_policy_latest(struct decision_log *log, struct policy *out, bool *found, struct err *e);
+/* Policies: the table is the truth, highest version wins. Blocking (start, reload: not on the request path).
+ * `source` NULL: whoever added it. */
+ERR_CHECKED enum err_code log_policy_latest(struct decision_log *log, const char *source, struct policy *out, bool *found,
+                                            struct err *e);
 /* Stores it as the next version, which is set in `policy`. `source` is "config", "tune", "region" … */
 ERR_CHECKED enum err_code log_policy_add(struct decision_log *log, struct policy *policy, const char *source, struct err *e);
 
