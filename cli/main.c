@@ -5,6 +5,7 @@
 
 /* Every subcommand, in the order `rung --help` shows them. */
 static const struct cli_command COMMANDS[] = {
+    {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"check", "tell what is wrong with a configuration file", cmd_check},
     {"config", "print every key of the configuration, or the values in force", cmd_config},
     {"version", "print the version and what this build holds", cmd_version},

@@ -10,6 +10,7 @@
 #include "proto/msg.h"
 
 struct backend;
+struct prefix_map;
 
 /* What comes back. At most one on_prefill, zero or more on_token, then exactly one on_done or on_error, never before
  * the submit call has returned. on_start comes once before the first token, or before on_done where there is none. */
@@ -58,7 +59,9 @@ struct backend {
     double ttft_ms, tokens_per_s;  /* running means; 0: not measured */
     int failures;                  /* in a row */
     int64_t broken_until_us, cooling_until_us; /* breaker open; asked to wait (429) */
-    uint64_t running;              /* calls */
+    int running;                   /* calls */
+    int first_token_ms, stall_ms;  /* the node's watchdog over its calls; 0: none */
+    struct prefix_map *prefixes;   /* which text blocks it has seen (node/dispatch.c) */
     struct backend *next;
 };
 
