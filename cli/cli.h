@@ -14,5 +14,6 @@ struct cli_command {
 };
 
 int cmd_version(int argc, char **argv);
+int cmd_tokenize(int argc, char **argv);
 
 #endif

@@ -5,6 +5,7 @@
 
 /* Every subcommand, in the order `rung --help` shows them. */
 static const struct cli_command COMMANDS[] = {
+    {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"version", "print the version and what this build holds", cmd_version},
 };
 #define COMMANDS_COUNT (sizeof COMMANDS / sizeof COMMANDS[0])
