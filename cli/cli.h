@@ -13,6 +13,8 @@ struct cli_command {
     int (*run)(int argc, char **argv);
 };
 
+int cmd_router(int argc, char **argv);
+int cmd_route(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 #endif

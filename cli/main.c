@@ -5,6 +5,8 @@
 
 /* Every subcommand, in the order `rung --help` shows them. */
 static const struct cli_command COMMANDS[] = {
+    {"router", "fit and judge the classifier", cmd_router},
+    {"route", "say where a prompt would go, without answering it", cmd_route},
     {"version", "print the version and what this build holds", cmd_version},
 };
 #define COMMANDS_COUNT (sizeof COMMANDS / sizeof COMMANDS[0])
