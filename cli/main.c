@@ -14,6 +14,8 @@ static const struct cli_command COMMANDS[] = {
     {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"check", "tell what is wrong with a configuration file", cmd_check},
     {"config", "print every key of the configuration, or the values in force", cmd_config},
+    {"router", "fit and judge the classifier", cmd_router},
+    {"route", "say where a prompt would go, without answering it", cmd_route},
     {"version", "print the version and what this build holds", cmd_version},
 };
 #define COMMANDS_COUNT (sizeof COMMANDS / sizeof COMMANDS[0])
