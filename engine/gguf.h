@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -59,5 +60,18 @@ int64_t gguf_array_ints(const struct gguf *gguf, const char *key, int64_t *out, 
 int64_t gguf_array_floats(const struct gguf *gguf, const char *key, float *out, int64_t max);
 /* Bytes of the files, and how many there are. */
 int64_t gguf_file_bytes(const struct gguf *gguf);
+/* The first part's bytes from its start to the end of the tensor table (metadata and shapes): what an identity hashes. */
+const void *gguf_header(const struct gguf *gguf, size_t *len);
+
+/* One metadata pair as it lies in the file, for copying (value: the bytes after the kind, an array's after its head). */
+struct gguf_key {
+    struct gguf_string name;
+    uint32_t kind, element; /* the file's numbers; element is that of an array (kind 9) */
+    uint64_t count;         /* of an array; else 1 */
+    const void *value;
+    size_t bytes;
+};
+/* The index-th pair in the order of names; false past the last. */
+bool gguf_key_at(const struct gguf *gguf, int index, struct gguf_key *out);
 
 #endif

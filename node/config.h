@@ -81,7 +81,8 @@ struct config {
     char *file;               /* where it came from; NULL: defaults */
     enum tier tier;
     char *node;               /* node.id; default: tier-hostname */
-    char *state_dir;          /* node.state_dir; where relative paths of state go; default "." */
+    char *state_dir;          /* node.state_dir; default ".". Relative paths of state (pid_file, log_path, http.unix_path,
+                                 http.tcp_url_file, zmq.ipc_path) come joined to it: do not join them again */
     char *pid_file;           /* node.pid_file; NULL: none */
     char *log_level;          /* node.log_level: debug info warn error */
     int drain_ms;             /* node.drain_ms: limit of a SIGTERM; 10000 */
@@ -113,6 +114,9 @@ ERR_CHECKED enum err_code config_default(struct config **out, enum tier tier, st
  * Errors: ERR_IO, ERR_SYNTAX (file:line), ERR_INVALID (key, got, wants, nearest). */
 ERR_CHECKED enum err_code config_load(struct config **out, enum tier tier, const char *file,
                                       const char *const *overrides, int override_count, struct err *e);
+/* The same, and every problem found is written to `problems`, a line each. For `rung check`. */
+ERR_CHECKED enum err_code config_check(struct config **out, enum tier tier, const char *file,
+                                       const char *const *overrides, int override_count, FILE *problems, struct err *e);
 void config_free(struct config *config);
 /* A commented YAML file of every key that concerns a tier, with defaults; and the effective values of a config. */
 void config_print_reference(FILE *out, enum tier tier);

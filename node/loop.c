@@ -323,7 +323,7 @@ bool loop_post(struct loop *loop, void (*fn)(void *ctx, void *arg), void *ctx, v
     return ok;
 }
 
-static void run_posts(struct loop *loop)
+void loop_run_posts(struct loop *loop)
 {
     pthread_mutex_lock(&loop->lock);
     struct post *posts = loop->posts;
@@ -357,7 +357,7 @@ static void turn(struct loop *loop)
     for (int i = 0; rc > 0 && i < n; i++)
         if (loop->items[i].revents) ready[count++] = loop->items[i].socket;
     if (descriptors) run_descriptors(loop);
-    run_posts(loop);
+    loop_run_posts(loop);
     run_sockets(loop, ready, count);
     run_timers(loop);
 }

@@ -38,6 +38,8 @@ struct loop_timer {
 void loop_timer_start(struct loop *loop, struct loop_timer *timer, int64_t after_ms, void (*fn)(void *ctx), void *ctx);
 void loop_timer_stop(struct loop *loop, struct loop_timer *timer);
 
+/* Run what was posted and has not run yet (shutdown, tests). */
+void loop_run_posts(struct loop *loop);
 /* Run `fn` on the loop thread soon. Any thread, never blocks; false when the queue (65,536) is full or memory is out. */
 bool loop_post(struct loop *loop, void (*fn)(void *ctx, void *arg), void *ctx, void *arg);
 

@@ -106,6 +106,12 @@ ERR_CHECKED enum err_code backend_upstream_new(struct backend **out, struct node
 ERR_CHECKED enum err_code backend_scripted_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);
 ERR_CHECKED enum err_code backend_peer_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);
 
+/* ---- rows going up (node/ship.c) ---- */
+ERR_CHECKED enum err_code shipper_new(struct shipper **out, struct node *node, struct err *e);
+void shipper_free(struct shipper *shipper);
+/* The node above has stored all rows up to this one. */
+void shipper_acknowledged(struct node *node, int64_t last_id);
+
 /* ---- fronts ---- */
 ERR_CHECKED enum err_code http_front_new(struct http_front **out, struct node *node, struct err *e);
 void http_front_free(struct http_front *front);

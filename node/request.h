@@ -22,8 +22,7 @@ struct call {
     struct policy_price price;
     int completion_tokens, prompt_tokens; /* seen so far */
     bool continues_text; /* another model goes on from the text: its indices start again */
-    bool started;
-    struct msg_start start;
+    bool started, has_ids;
 };
 
 /* One of the n answers, as far as it has come. */

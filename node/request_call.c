@@ -218,7 +218,9 @@ static void on_token(void *ctx, const struct msg_token *got)
     struct choice *c = &r->choices[got->choice];
     call->last_us = clock_mono_us();
     if (!call->first_us) call->first_us = call->last_us;
-    int count = got->token_count > 0 ? got->token_count : 1;
+    /* Our engines number their tokens; what comes without an id then is held-back text. An upstream's chunk counts as one. */
+    if (got->token_count > 0) call->has_ids = true;
+    int count = got->token_count > 0 || call->has_ids ? got->token_count : 1;
     struct msg_token token = *got;
     token.id = r->submit->id;
     if (call->continues_text) token.index = c->next_index;
@@ -265,7 +267,7 @@ static void on_done(void *ctx, const struct msg_done *done)
     }
     int seen = call->completion_tokens;
     if (done->prompt_tokens > 0) call->prompt_tokens = (int)done->prompt_tokens;
-    if (done->completion_tokens > seen) call->completion_tokens = (int)done->completion_tokens;
+    if (done->completion_tokens > 0) call->completion_tokens = (int)done->completion_tokens;
     if (done->reasoning_tokens > r->reasoning_tokens) r->reasoning_tokens = done->reasoning_tokens;
     if (!r->prompt_tokens || !r->prefix_tokens) {
         r->prompt_tokens = call->prompt_tokens;

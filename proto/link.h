@@ -19,6 +19,8 @@ ERR_CHECKED enum err_code link_keys_read(struct link_keys *out, const char *path
 struct link_peer_key {
     char public_key[41], name[64];
 };
+/* Reads such a file into *out (malloc'd, at most 4096). Errors: ERR_IO, ERR_SYNTAX (file:line), ERR_TOO_LARGE, ERR_MEMORY. */
+ERR_CHECKED enum err_code link_peers_read(struct link_peer_key **out, int *count, const char *path, struct err *e);
 
 struct link_context;   /* one a node: the ZeroMQ context and the ZAP handler's thread */
 struct link_context_options {
