@@ -15,7 +15,7 @@ struct script_call {
     struct loop_timer timer;
     char request[64];
     const char *at; /* the rest of the text */
-    int64_t index, start_us;
+    int64_t index, first_index, start_us; /* first_index: where it went on from */
     bool started;
 };
 struct script {
@@ -46,7 +46,7 @@ static void finish(struct script_call *call)
 {
     struct sink sink = call->sink;
     const struct script *s = call->script;
-    const struct msg_done done = {.finish = {"stop"}, .choices = 1, .prompt_tokens = 1, .completion_tokens = call->index,
+    const struct msg_done done = {.finish = {"stop"}, .choices = 1, .prompt_tokens = 1, .completion_tokens = call->index - call->first_index,
                                   .tier = s->config->tier, .backend = s->backend.name, .model = s->backend.models[0].name,
                                   .total_ms = (double)(clock_mono_us() - call->start_us) / 1000};
     call_free(call);
@@ -111,6 +111,7 @@ static enum err_code script_submit(struct backend *backend, uint64_t id, const s
     if (submit->prefix_count > 0 && submit->prefixes[0].token_count > 0) { /* goes on, word by word */
         for (; call->index < submit->prefixes[0].token_count && *call->at; call->index++)
             call->at += strcspn(call->at + 1, " ") + 1;
+        call->first_index = call->index;
     }
     call->next = s->calls;
     call->prev = &s->calls;

@@ -376,8 +376,9 @@ static int batch_rows(struct decision_log *log, struct entry *batch, int count)
 static int batch_try(struct decision_log *log, struct entry *batch, int count)
 {
     struct store *store = &log->store;
-    if (!store->sql) {
+    if (!store->sql || store_moved(store)) {
         struct err e = {0};
+        if (store->sql) textlog(TEXTLOG_WARN, "log.moved", "path=%s: a fresh log is begun there", store->path);
         enum err_code code = store_reopen(store, &e);
         if (code != ERR_OK) {
             (void)snprintf(store->last_error, sizeof store->last_error, "%.199s", e.msg);

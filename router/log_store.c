@@ -374,6 +374,12 @@ void store_close(struct store *store)
     store->lock_fd = -1;
 }
 
+bool store_moved(const struct store *store)
+{
+    int moved = 0;
+    return sqlite3_file_control(store->sql, "main", SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK && moved;
+}
+
 enum err_code store_open_reader(sqlite3 **out, const char *path, struct err *e)
 {
     *out = NULL;

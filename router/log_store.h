@@ -46,6 +46,8 @@ ERR_CHECKED enum err_code store_open(struct store *store, const struct log_optio
 /* Again, after a failure; the key stays the same when the file does. */
 ERR_CHECKED enum err_code store_reopen(struct store *store, struct err *e);
 void store_close(struct store *store);
+/* Whether the file at the path is no longer the one that is open: someone moved or deleted it. */
+bool store_moved(const struct store *store);
 
 /* One transaction. store_commit writes rollups and counters too; store_rollback forgets all since store_begin. */
 int store_begin(struct store *store);

@@ -10,6 +10,8 @@
 
 #include "router/log.h"
 
+#include "base/clock.h"
+
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,8 +45,7 @@ static inline int folder_remove(void **state)
 
 static inline struct log_options options_of(const struct folder *f)
 {
-    return (struct log_options){.path = f->db, .node = "edge-1", .tier = TIER_EDGE, .batch_ms = 5,
-                                .keep_ms = INT64_C(100) * 365 * 24 * 3600 * 1000}; /* the rows are from 2023 */
+    return (struct log_options){.path = f->db, .node = "edge-1", .tier = TIER_EDGE, .batch_ms = 5};
 }
 
 static inline struct decision_log *open_log(const struct log_options *options)
@@ -56,9 +57,15 @@ static inline struct decision_log *open_log(const struct log_options *options)
     return log;
 }
 
+/* The beginning of an hour yesterday. */
+static inline int64_t test_hour_ms(void)
+{
+    return (clock_wall_ms() / 3600000 - 24) * 3600000;
+}
+
 static inline struct log_row row_of(const char *request)
 {
-    struct log_row row = {.wall_ms = 1700000000000, .answered = TIER_EDGE, .final_reason = REASON_CONFIDENT,
+    struct log_row row = {.wall_ms = test_hour_ms(), .answered = TIER_EDGE, .final_reason = REASON_CONFIDENT,
                           .prompt_chars = 42, .turns = 1, .http_status = 200, .prompt_tokens = 10,
                           .completion_tokens = 20, .ttft_ms = 12.5, .total_ms = 100, .price_usd = 0.001,
                           .price_core_usd = 0.010, .probe_p = -1};

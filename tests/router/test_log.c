@@ -1,6 +1,5 @@
 #include "log_fixture.h"
 
-#include "base/clock.h"
 #include "router/log_columns.h"
 #include "router/log_rollup.h"
 
@@ -262,11 +261,12 @@ static void labels_say_how_right_each_tier_is(void **state)
         (void)snprintf(row.request, sizeof row.request, "req-%d", i);
         row.answered = i < 2 ? TIER_EDGE : TIER_CORE;
         assert_int_equal(log_decision(log, &row, NULL, 0), ERR_OK);
-        struct log_label label = {.source = "feedback", .tier = TIER_NONE, .value = i != 0, .wall_ms = 1};
+        struct log_label label = {.source = "feedback", .tier = TIER_NONE, .value = i != 0, .wall_ms = test_hour_ms()};
         memcpy(label.request, row.request, sizeof label.request);
         assert_int_equal(log_label_add(log, &label), ERR_OK);
     }
-    struct log_label shadow = {.request = "req-2", .source = "shadow", .tier = TIER_EDGE, .value = 0.25};
+    struct log_label shadow = {.request = "req-2", .source = "shadow", .tier = TIER_EDGE, .value = 0.25,
+                               .wall_ms = test_hour_ms()};
     assert_int_equal(log_label_add(log, &shadow), ERR_OK);
     shadow.value = NAN;
     assert_int_equal(log_label_add(log, &shadow), ERR_INVALID);
