@@ -5,6 +5,8 @@
 
 /* Every subcommand, in the order `rung --help` shows them. */
 static const struct cli_command COMMANDS[] = {
+    {"generate", "answer one prompt with a model file", cmd_generate},
+    {"perplexity", "how well a model foretells a text", cmd_perplexity},
     {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"version", "print the version and what this build holds", cmd_version},
 };
