@@ -269,10 +269,11 @@ static void prepare(struct cpu *c, const struct batch *b)
     c->acts_out.cols = b->wanted;
 }
 
-/* Threads pay when each has at least so many multiplications to do between barriers. */
+/* A thread pays when it has at least so many multiplications to do in a step: some 2 ms. With less, a member that is
+ * not scheduled at once (other processes run, the machine slept) costs the others more at the barriers than it gives. */
 static int members_for(const struct cpu *c, int cols)
 {
-    const int64_t each = 1500000;
+    const int64_t each = 32000000;
     int64_t members = c->macs * cols / each;
     return members < 1 ? 1 : members < pool_threads(c->pool) ? (int)members : pool_threads(c->pool);
 }
