@@ -13,6 +13,14 @@ struct cli_command {
     int (*run)(int argc, char **argv);
 };
 
+int cmd_check(int argc, char **argv);
+int cmd_config(int argc, char **argv);
+int cmd_edge(int argc, char **argv);
+int cmd_region(int argc, char **argv);
+int cmd_core(int argc, char **argv);
+int cmd_worker(int argc, char **argv);
+int cmd_router(int argc, char **argv);
+int cmd_route(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_generate(int argc, char **argv);

@@ -7,7 +7,17 @@
 static const struct cli_command COMMANDS[] = {
     {"generate", "answer one prompt with a model file", cmd_generate},
     {"perplexity", "how well a model foretells a text", cmd_perplexity},
+#ifdef RUNG_NODES
+    {"edge", "run the device's node: local socket, local model, escalation", cmd_edge},
+    {"region", "run a region's node: a broker with workers", cmd_region},
+    {"core", "run the core's node: the largest model or upstreams", cmd_core},
+    {"worker", "serve a region's or core's broker with an engine of one's own", cmd_worker},
+#endif
     {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
+    {"check", "tell what is wrong with a configuration file", cmd_check},
+    {"config", "print every key of the configuration, or the values in force", cmd_config},
+    {"router", "fit and judge the classifier", cmd_router},
+    {"route", "say where a prompt would go, without answering it", cmd_route},
     {"version", "print the version and what this build holds", cmd_version},
 };
 #define COMMANDS_COUNT (sizeof COMMANDS / sizeof COMMANDS[0])

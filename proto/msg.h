@@ -22,6 +22,9 @@
 #include <stdint.h>
 
 #define MSG_VERSION 1
+/* The neighbours are understood too: they differ by keys that are skipped. */
+#define MSG_VERSION_MIN 1
+#define MSG_VERSION_MAX 2
 
 enum msg_type {
     MSG_HELLO = 1,  /* a node or worker introduces itself to the one above */
@@ -192,6 +195,7 @@ struct msg_done {
     int choices;
     int64_t prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens;
     double queue_ms, prefill_ms, ttft_ms, total_ms, price_usd;
+    double price_core_usd;         /* the same answered by core alone; each node reckons it for itself: not on the wire */
     const char *model, *identity, *backend;
     enum tier tier;
     bool degraded;
@@ -266,7 +270,9 @@ struct msg {
     union msg_body body;
 };
 
-/* Append one message. `body` points to the struct of that type. Errors: ERR_TOO_LARGE (which field), ERR_MEMORY. */
+/* Append one message. `body` points to the struct of that type. On error `out` is as it was before (but marked failed where
+ * its own limit was met). Text that is not UTF-8 goes out with '?' for the bad bytes; NaN as absent, infinities as
+ * ±DBL_MAX. Errors: ERR_TOO_LARGE, ERR_INVALID (which field must be given), ERR_MEMORY. */
 ERR_CHECKED enum err_code msg_encode(enum msg_type type, const void *body, struct buf *out, struct err *e);
 /* Read one message of `len` bytes. On error nothing is held. Errors: ERR_SYNTAX (what, at which byte or key),
  * ERR_UNSUPPORTED (type), ERR_VERSION, ERR_TOO_LARGE, ERR_MEMORY. */

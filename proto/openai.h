@@ -31,7 +31,8 @@ enum err_code openai_collect_token(struct openai_reply *reply, const struct msg_
 enum err_code openai_body(struct openai_reply *reply, const struct msg_done *done, struct buf *out);
 /* {"error":{message,type,param,code}} */
 enum err_code openai_error_body(const struct msg_error *error, struct buf *out);
-/* /v1/models */
+/* One model of /v1/models (tier TIER_NONE: a name like "auto" that stands for no single model), and the list. */
+enum err_code openai_model_body(const struct msg_model *model, struct buf *out);
 enum err_code openai_models_body(const struct msg_model *models, int count, struct buf *out);
 /* POST /v1/feedback: {"request_id": "...", "score": 0..1 | "right": bool, "tier"?: "...", "note"?: "..."} */
 struct openai_feedback {

@@ -45,6 +45,7 @@ struct log_row {
     char error[160], finish[16];
     int http_status;
     bool streamed, escalated, failed_over, degraded, device_private;
+    bool from_below;                      /* a node below sent it here and logs it too: not counted twice in a fleet */
     int prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens;
     double classify_us, queue_ms, ttft_ms, total_ms; /* ttft 0: nothing was sent */
     double price_usd, price_core_usd;     /* paid in all, abandoned work too; the same answered by core alone */
@@ -74,8 +75,10 @@ struct log_label {
 enum err_code log_decision(struct decision_log *log, struct log_row *row, const struct log_hop *hops, int hop_count);
 enum err_code log_label_add(struct decision_log *log, const struct log_label *label);
 
-/* Policies: the table is the truth, highest version wins. Blocking (start, reload: not on the request path). */
-ERR_CHECKED enum err_code log_policy_latest(struct decision_log *log, struct policy *out, bool *found, struct err *e);
+/* Policies: the table is the truth, highest version wins. Blocking (start, reload: not on the request path).
+ * `source` NULL: whoever added it. */
+ERR_CHECKED enum err_code log_policy_latest(struct decision_log *log, const char *source, struct policy *out, bool *found,
+                                            struct err *e);
 /* Stores it as the next version, which is set in `policy`. `source` is "config", "tune", "region" … */
 ERR_CHECKED enum err_code log_policy_add(struct decision_log *log, struct policy *policy, const char *source, struct err *e);
 
