@@ -148,7 +148,7 @@ static enum err_code answer_prompt(struct engine *engine, const struct options *
 {
     struct buf text = BUF_INIT(32 << 20);
     int32_t *ids = NULL;
-    int count = 0, flags = ENGINE_TOKENIZE_ADD | (o->raw ? 0 : ENGINE_TOKENIZE_SPECIAL);
+    int count = 0, flags = ENGINE_TOKENIZE_ADD | ENGINE_TOKENIZE_SPECIAL;
     enum err_code code = prompt_text(engine, o, &text, e);
     if (!code) code = engine_tokenize(engine, text.data, text.len, flags, &ids, &count, e);
     buf_release(&text);
