@@ -13,6 +13,8 @@ struct cli_command {
     int (*run)(int argc, char **argv);
 };
 
+int cmd_log(int argc, char **argv);
+int cmd_why(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_config(int argc, char **argv);
 int cmd_edge(int argc, char **argv);
