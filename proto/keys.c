@@ -10,11 +10,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
-<<<<<<< HEAD
-enum { KEY_CHARS = 40, KEY_FILE_MAX = 4096, LINE_CHARS_MAX = 512 };
-=======
 enum { KEY_CHARS = 40, KEY_FILE_MAX = 4096, LINE_CHARS_MAX = 512, PEERS_MAX = 4096 };
->>>>>>> refs/heads/proto
 
 bool link_key_valid(const char *key)
 {
@@ -125,11 +121,7 @@ static bool peer_line(char *line, struct link_peer_key *out, const char **wrong)
 {
     char *rest = NULL, *key = strtok_r(line, " \t\r\n", &rest);
     char *name = key ? strtok_r(NULL, " \t\r\n", &rest) : NULL;
-<<<<<<< HEAD
-    if (!key || key[0] == '#') return false;
-=======
     if (!key || (key[0] == '#' && !link_key_valid(key))) return false; /* '#' is a Z85 digit too */
->>>>>>> refs/heads/proto
     if (!link_key_valid(key)) *wrong = "the first word is not a public key (40 characters of Z85)";
     else if (name && strlen(name) >= sizeof out->name) *wrong = "the name is longer than 63 bytes";
     if (*wrong) return false;
@@ -138,11 +130,7 @@ static bool peer_line(char *line, struct link_peer_key *out, const char **wrong)
     return true;
 }
 
-<<<<<<< HEAD
-enum err_code link_peer_keys_read(struct link_peer_key **out, int *count, const char *path, struct err *e)
-=======
 enum err_code link_peers_read(struct link_peer_key **out, int *count, const char *path, struct err *e)
->>>>>>> refs/heads/proto
 {
     char line[LINE_CHARS_MAX];
     struct link_peer_key *keys = NULL;
@@ -153,11 +141,7 @@ enum err_code link_peers_read(struct link_peer_key **out, int *count, const char
     while (code == ERR_OK && fgets(line, sizeof line, f)) {
         const char *wrong = strlen(line) == sizeof line - 1 ? "the line is longer than 510 bytes" : NULL;
         number++;
-<<<<<<< HEAD
-        if (n == cap && n < LINK_PEER_KEYS_MAX) {
-=======
         if (n == cap && n < PEERS_MAX) {
->>>>>>> refs/heads/proto
             struct link_peer_key *grown = realloc(keys, (size_t)(cap = cap ? cap * 2 : 16) * sizeof *keys);
             if (!grown) code = err_set(e, ERR_MEMORY, "%s: no memory for its keys", path);
             else keys = grown;
@@ -166,11 +150,7 @@ enum err_code link_peers_read(struct link_peer_key **out, int *count, const char
         if (code != ERR_OK) break;
         if (!wrong && peer_line(line, &key, &wrong)) {
             if (n < cap) keys[n++] = key;
-<<<<<<< HEAD
-            else code = err_set(e, ERR_TOO_LARGE, "%s: more than %d keys", path, LINK_PEER_KEYS_MAX);
-=======
             else code = err_set(e, ERR_TOO_LARGE, "%s: more than %d keys", path, PEERS_MAX);
->>>>>>> refs/heads/proto
         }
         if (wrong) code = err_set(e, ERR_SYNTAX, "%s:%d: %s", path, number, wrong);
     }
