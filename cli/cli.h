@@ -13,6 +13,8 @@ struct cli_command {
     int (*run)(int argc, char **argv);
 };
 
+int cmd_log(int argc, char **argv);
+int cmd_why(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_config(int argc, char **argv);
 int cmd_edge(int argc, char **argv);
@@ -23,5 +25,7 @@ int cmd_router(int argc, char **argv);
 int cmd_route(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
+int cmd_generate(int argc, char **argv);
+int cmd_perplexity(int argc, char **argv);
 
 #endif

@@ -298,7 +298,9 @@ static bool run_submit(struct http_call *call, struct msg_submit *submit, struct
     const struct sink sink = {call, on_start, NULL, on_token, on_done, on_error};
     call->step = RUNNING;
     call->handle = request_submit(node, submit, &sink, call->conn->door->name);
-    return true;
+    if (call->handle) return true;
+    err_set(e, ERR_MEMORY, "out of memory");
+    return false;
 }
 
 static enum MHD_Result wait_suspended(struct http_call *call, enum step step)
