@@ -22,6 +22,8 @@ int cmd_chat(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_models(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
+int cmd_log(int argc, char **argv);
+int cmd_why(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_config(int argc, char **argv);
 int cmd_edge(int argc, char **argv);
@@ -32,5 +34,7 @@ int cmd_router(int argc, char **argv);
 int cmd_route(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
+int cmd_generate(int argc, char **argv);
+int cmd_perplexity(int argc, char **argv);
 
 #endif

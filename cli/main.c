@@ -4,12 +4,18 @@
 #include <string.h>
 
 const struct cli_command CLI_COMMANDS[] = {
+/* Every subcommand, in the order `rung --help` shows them. */
+static const struct cli_command COMMANDS[] = {
+    {"generate", "answer one prompt with a model file", cmd_generate},
+    {"perplexity", "how well a model foretells a text", cmd_perplexity},
 #ifdef RUNG_NODES
     {"edge", "run the device's node: local socket, local model, escalation", cmd_edge},
     {"region", "run a region's node: a broker with workers", cmd_region},
     {"core", "run the core's node: the largest model or upstreams", cmd_core},
     {"worker", "serve a region's or core's broker with an engine of one's own", cmd_worker},
 #endif
+    {"log", "read the decision log: tail, summary, SQL, export", cmd_log},
+    {"why", "tell how one request was decided and what would have changed it", cmd_why},
     {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"ask", "ask one question and print the answer", cmd_ask},
     {"chat", "talk with the node, a line a turn", cmd_chat},

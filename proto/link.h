@@ -15,13 +15,12 @@ ERR_CHECKED enum err_code link_keys_make(struct link_keys *out, struct err *e);
 /* Two lines, `public=…` and `secret=…`. Write refuses to overwrite; read refuses a file others may read. */
 ERR_CHECKED enum err_code link_keys_write(const struct link_keys *keys, const char *path, struct err *e);
 ERR_CHECKED enum err_code link_keys_read(struct link_keys *out, const char *path, struct err *e);
-/* Allowed peers: one public key a line, `KEY name`; a line that begins with # is a comment (keys made here never do). */
+/* Allowed peers: one public key a line, `KEY name`, # comments (keys made here never begin with #). */
 struct link_peer_key {
     char public_key[41], name[64];
 };
-enum { LINK_PEER_KEYS_MAX = 65536 };
-/* `*out` is malloc'd: the caller frees it. Errors: ERR_IO, ERR_SYNTAX (file and line), ERR_TOO_LARGE, ERR_MEMORY. */
-ERR_CHECKED enum err_code link_peer_keys_read(struct link_peer_key **out, int *count, const char *path, struct err *e);
+/* Reads such a file into *out (malloc'd, at most 4096). Errors: ERR_IO, ERR_SYNTAX (file:line), ERR_TOO_LARGE, ERR_MEMORY. */
+ERR_CHECKED enum err_code link_peers_read(struct link_peer_key **out, int *count, const char *path, struct err *e);
 /* Whether `key` is 40 characters of Z85. */
 bool link_key_valid(const char *key);
 
