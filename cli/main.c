@@ -3,28 +3,27 @@
 #include <stdio.h>
 #include <string.h>
 
-const struct cli_command CLI_COMMANDS[] = {
 /* Every subcommand, in the order `rung --help` shows them. */
-static const struct cli_command COMMANDS[] = {
-    {"generate", "answer one prompt with a model file", cmd_generate},
-    {"perplexity", "how well a model foretells a text", cmd_perplexity},
+const struct cli_command CLI_COMMANDS[] = {
 #ifdef RUNG_NODES
     {"edge", "run the device's node: local socket, local model, escalation", cmd_edge},
     {"region", "run a region's node: a broker with workers", cmd_region},
     {"core", "run the core's node: the largest model or upstreams", cmd_core},
     {"worker", "serve a region's or core's broker with an engine of one's own", cmd_worker},
 #endif
-    {"log", "read the decision log: tail, summary, SQL, export", cmd_log},
-    {"why", "tell how one request was decided and what would have changed it", cmd_why},
-    {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"ask", "ask one question and print the answer", cmd_ask},
     {"chat", "talk with the node, a line a turn", cmd_chat},
     {"status", "tell whether the node is ready, and what it has done", cmd_status},
     {"models", "list the models that answer now", cmd_models},
+    {"log", "read the decision log: tail, summary, SQL, export", cmd_log},
+    {"why", "tell how one request was decided and what would have changed it", cmd_why},
+    {"route", "say where a prompt would go, without answering it", cmd_route},
+    {"router", "fit and judge the classifier", cmd_router},
     {"check", "tell what is wrong with a configuration file", cmd_check},
     {"config", "print every key of the configuration, or the values in force", cmd_config},
-    {"router", "fit and judge the classifier", cmd_router},
-    {"route", "say where a prompt would go, without answering it", cmd_route},
+    {"generate", "answer one prompt with a model file", cmd_generate},
+    {"perplexity", "how well a model foretells a text", cmd_perplexity},
+    {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"completion", "print the completion script of a shell", cmd_completion},
     {"version", "print the version and what this build holds", cmd_version},
 };
