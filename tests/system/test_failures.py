@@ -157,7 +157,7 @@ def test_past_its_limit_a_node_says_429_and_when_to_come_back(ladder):
     (b'{"model": "auto", "messages": []}', 400, "messages"),
     (b"\xff\xfe\x00", 400, None),
     (b'{"messages": [{"role": "user", "content": "' + b"x" * (5 << 20) + b'"}]}', 413, None),
-])
+], ids=["cut", "array", "messages", "type", "range", "model", "deep", "empty", "bytes", "large"])
 def test_a_bad_body_is_refused_by_name_and_the_node_goes_on(ladder, body, status, names):
     edge = ladder.edge(backends=[scripted("small", "edge", "fine")], **STAY)
     try:
