@@ -62,7 +62,7 @@ def region_with_two_workers(ladder, name="region", **more):
 def test_a_stream_goes_on_when_its_worker_is_killed(ladder):
     region, workers = region_with_two_workers(ladder)
     edge = ladder.edge(backends=[scripted("small", "edge", "no"), ladder.peer("region")], **UP).until_tiers("region")
-    until(lambda: region.metric('rung_backend_up{backend="region-w2"') == 1.0, "the second worker is there")
+    until(lambda: b"rung_backend_up{backend=\"region-w2\",type=\"worker\"} 1" in region.get("/metrics")[1], "the second worker is there")
     connection, response = edge.open_stream()
     seen = first_words(response, 8)
     running_worker(region, workers).kill()
