@@ -3,9 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
-const struct cli_command CLI_COMMANDS[] = {
 /* Every subcommand, in the order `rung --help` shows them. */
-static const struct cli_command COMMANDS[] = {
+const struct cli_command CLI_COMMANDS[] = {
     {"generate", "answer one prompt with a model file", cmd_generate},
     {"perplexity", "how well a model foretells a text", cmd_perplexity},
 #ifdef RUNG_NODES
