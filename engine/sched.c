@@ -176,13 +176,13 @@ static void enter_pages(struct sched *s, struct seq *q)
 
 /* ---- the end of a sequence ---- */
 
+/* Before its last call: then the client may use the id again at once. */
 static void forget(struct sched *s, struct seq *q)
 {
     (void)pthread_mutex_lock(&s->lock);
     for (int i = 0; i < s->live_count; i++)
         if (s->live[i] == q) s->live[i] = s->live[--s->live_count];
     (void)pthread_mutex_unlock(&s->lock);
-    seq_free(q);
 }
 
 static double ms_between(int64_t from_us, int64_t to_us)
@@ -210,16 +210,18 @@ static void finish(struct sched *s, struct list *from, struct seq *q, enum engin
     if (how == ENGINE_FINISH_CANCELLED) s->stats.requests_cancelled++;
     else s->stats.requests_done++;
     publish(s);
-    q->sink.on_done(q->sink.ctx, q->id, &end);
     forget(s, q);
+    q->sink.on_done(q->sink.ctx, q->id, &end);
+    seq_free(q);
 }
 
 static void fail(struct sched *s, struct list *from, struct seq *q, const struct err *why)
 {
     unlink_seq(from, q);
     give_pages_back(s, q);
-    q->sink.on_error(q->sink.ctx, q->id, why);
     forget(s, q);
+    q->sink.on_error(q->sink.ctx, q->id, why);
+    seq_free(q);
 }
 
 /* ---- the queue ---- */

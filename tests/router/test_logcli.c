@@ -100,7 +100,7 @@ static void what_came_from_outside_cannot_steer_the_terminal(void **state)
     rung(&r, "log sql \"SELECT tenant FROM decisions LIMIT 1\"");
     assert_string_equal(r.out, "tenant\na \"b\", c??[2J?\n");
     rung(&r, "log sql \"SELECT tenant FROM decisions LIMIT 1\" --json");
-    assert_string_equal(r.out, "[{\"tenant\": \"a \\\"b\\\", c\\n\\u001b[2J\xef\xbf\xbd\"}]\n");
+    assert_string_equal(r.out, "[{\"tenant\": \"a \\\"b\\\", c\\u000a\\u001b[2J\xef\xbf\xbd\"}]\n");
     rung(&r, "log export --format csv");
     assert_non_null(strstr(r.out, ",\"a \"\"b\"\", c\n\033[2J\xff\","));
     assert_int_equal(strncmp(r.out, "id,origin,origin_row,request,", 29), 0);
