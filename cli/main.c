@@ -5,6 +5,8 @@
 
 /* Every subcommand, in the order `rung --help` shows them. */
 const struct cli_command CLI_COMMANDS[] = {
+    {"generate", "answer one prompt with a model file", cmd_generate},
+    {"perplexity", "how well a model foretells a text", cmd_perplexity},
 #ifdef RUNG_NODES
     {"edge", "run the device's node: local socket, local model, escalation", cmd_edge},
     {"region", "run a region's node: a broker with workers", cmd_region},
