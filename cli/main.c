@@ -7,6 +7,7 @@
 static const struct cli_command COMMANDS[] = {
     {"generate", "answer one prompt with a model file", cmd_generate},
     {"perplexity", "how well a model foretells a text", cmd_perplexity},
+    {"bench", "measure the engine on this machine", cmd_bench},
 #ifdef RUNG_NODES
     {"edge", "run the device's node: local socket, local model, escalation", cmd_edge},
     {"region", "run a region's node: a broker with workers", cmd_region},

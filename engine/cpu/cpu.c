@@ -157,6 +157,7 @@ enum err_code cpu_open(struct backend **out, const struct model *model, const st
     }
     c->backend = (struct backend){.kernels = c->kernels->name,
                                   .page_tokens = KV_PAGE_TOKENS,
+                                  .token_bytes = c->bytes,
                                   .forward = cpu_forward,
                                   .stats = cpu_stats,
                                   .close = cpu_close};

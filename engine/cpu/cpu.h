@@ -26,7 +26,7 @@ struct experts {
     int32_t *chosen; /* (cols, used) experts, best first */
     int32_t *pair;   /* (cols, used) where that pair stands */
     int32_t *first;  /* (experts + 1) each expert's first pair */
-    int32_t *col;    /* (pairs) */
+    int32_t *col;    /* (pairs) where the pair stands in `chosen` */
     struct acts acts; /* (pairs) of the embedding, then of the feed-forward */
     size_t stride;   /* experts rounded up */
 };
@@ -42,7 +42,7 @@ struct cpu {
     int form_output;
     int cols_max, wanted_max, pages;
     int q_dim, kv_dim, ffn_dim;
-    int64_t macs; /* multiplications a column takes */
+    int64_t macs, bytes; /* multiplications a column takes, bytes of weights it reads */
 
     /* KV: [layer][K, then V][page][kv head][head_dim × KV_PAGE_TOKENS] */
     uint16_t *kv;
