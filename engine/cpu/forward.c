@@ -13,24 +13,49 @@
 #include <math.h>
 #include <string.h>
 
+enum { BLOCK_BYTES = 384 << 10 }; /* activations worked on together: with some panels they fit a 1 MiB cache */
+
 struct product {
     const struct packed *w;
     float *y;
     size_t ldy;
 };
 
+/* Columns [first, first + cols) of a batch; first stands on a border of full groups. */
+static struct acts slice(const struct acts *a, size_t first, int cols)
+{
+    size_t n = first * (size_t)a->k;
+    return (struct acts){.k = a->k, .cols = cols, .q = a->q + n, .d = a->d + n / 32, .ds32 = a->ds32 + n / 32,
+                         .ds16 = a->ds16 + n / 16, .n32 = a->n32 + n / 32, .n16 = a->n16 + n / 16, .f = a->f + n};
+}
+
+/* Some panels of one matrix, in blocks of columns that stay in the second-level cache with them. */
+static void multiply_panels(const struct cpu *c, const struct acts *x, const struct product *p, int panel, int end)
+{
+    int bytes = pack_format(p->w->type)->element ? 4 : 1, widest = c->kernels->widest;
+    int block = (BLOCK_BYTES / (x->k * bytes) / widest) * widest;
+    if (block < widest) block = widest;
+    for (int first = 0; first < x->cols; first += block) {
+        struct acts part = slice(x, (size_t)first, x->cols - first < block ? x->cols - first : block);
+        float *y = p->y + (size_t)first * p->ldy;
+        for (int i = panel; i < end; i++) c->kernels->matmul(p->w, i, &part, y, p->ldy);
+    }
+}
+
 /* y = W x for each product, shared out by panels. */
 static void multiply_all(struct cpu *c, const struct acts *x, const struct product *list, int count)
 {
     int total = 0;
     for (int i = 0; i < count; i++) total += list[i].w->panels;
-    int step = total / (pool_threads(c->pool) * 16);
-    if (step < 1) step = 1;
+    int step = total / (pool_threads(c->pool) * 8), most = x->cols > 1 ? 4 : 16;
+    step = step < 1 ? 1 : step > most ? most : step;
     for (int at; (at = pool_take(c->pool, step)) < total;) {
-        int end = at + step < total ? at + step : total, before = 0, i = 0;
-        for (; at < end; at++) {
-            while (at >= before + list[i].w->panels) before += list[i++].w->panels;
-            c->kernels->matmul(list[i].w, at - before, x, list[i].y, list[i].ldy);
+        int end = at + step < total ? at + step : total, before = 0;
+        for (int i = 0; i < count && at < end; before += list[i++].w->panels) {
+            int here = before + list[i].w->panels;
+            if (at >= here) continue;
+            multiply_panels(c, x, &list[i], at - before, (end < here ? end : here) - before);
+            at = end < here ? end : here;
         }
     }
 }
@@ -200,11 +225,10 @@ static void dense_block(struct cpu *c, const struct cpu_layer *l)
 /* The columns of one expert as a batch of their own. */
 static struct acts segment(const struct cpu *c, int expert, int k)
 {
-    const struct acts *a = &c->experts.acts;
-    size_t first = (size_t)c->experts.first[expert], n = first * (size_t)k;
-    return (struct acts){.k = k, .cols = c->experts.first[expert + 1] - (int)first, .q = a->q + n, .d = a->d + n / 32,
-                         .ds32 = a->ds32 + n / 32, .ds16 = a->ds16 + n / 16, .n32 = a->n32 + n / 32, .n16 = a->n16 + n / 16,
-                         .f = a->f + n};
+    int first = c->experts.first[expert];
+    struct acts all = c->experts.acts;
+    all.k = k;
+    return slice(&all, (size_t)first, c->experts.first[expert + 1] - first);
 }
 
 static int expert_of_pair(const struct cpu *c, int pair)
