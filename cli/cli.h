@@ -13,6 +13,17 @@ struct cli_command {
     int (*run)(int argc, char **argv);
 };
 
+/* Every subcommand, in the order `rung --help` shows them (cli/main.c). */
+extern const struct cli_command CLI_COMMANDS[];
+extern const int CLI_COMMANDS_COUNT;
+
+int cmd_ask(int argc, char **argv);
+int cmd_chat(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_models(int argc, char **argv);
+int cmd_completion(int argc, char **argv);
+int cmd_log(int argc, char **argv);
+int cmd_why(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_config(int argc, char **argv);
 int cmd_edge(int argc, char **argv);

@@ -67,6 +67,7 @@ static void call_wake(struct http_call *call)
     if (!call->suspended) return;
     call->suspended = false;
     MHD_resume_connection(call->mhd);
+    http_door_kick(call->conn->door);
 }
 
 /* ---- replies ---- */

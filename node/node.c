@@ -26,7 +26,7 @@ static enum err_code open_links(struct node *node, struct err *e)
     struct link_peer_key *allowed = NULL;
     int count = 0;
     enum err_code code = ERR_OK;
-    if (node->config->zmq.peers_file) code = link_peer_keys_read(&allowed, &count, node->config->zmq.peers_file, e);
+    if (node->config->zmq.peers_file) code = link_peers_read(&allowed, &count, node->config->zmq.peers_file, e);
     if (code != ERR_OK) return code;
     const struct link_context_options options = {allowed, count};
     code = link_context_new(&node->links, &options, e);
