@@ -14,6 +14,7 @@ struct cli_command {
 };
 
 int cmd_log(int argc, char **argv);
+int cmd_tune(int argc, char **argv);
 int cmd_why(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_config(int argc, char **argv);

@@ -13,6 +13,7 @@ static const struct cli_command COMMANDS[] = {
 #endif
     {"log", "read the decision log: tail, summary, SQL, export", cmd_log},
     {"why", "tell how one request was decided and what would have changed it", cmd_why},
+    {"tune", "what other thresholds would have got right, cost and taken", cmd_tune},
     {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"check", "tell what is wrong with a configuration file", cmd_check},
     {"config", "print every key of the configuration, or the values in force", cmd_config},
