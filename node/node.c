@@ -26,7 +26,7 @@ static enum err_code open_links(struct node *node, struct err *e)
     struct link_peer_key *allowed = NULL;
     int count = 0;
     enum err_code code = ERR_OK;
-    if (node->config->zmq.peers_file) code = link_peer_keys_read(&allowed, &count, node->config->zmq.peers_file, e);
+    if (node->config->zmq.peers_file) code = link_peers_read(&allowed, &count, node->config->zmq.peers_file, e);
     if (code != ERR_OK) return code;
     const struct link_context_options options = {allowed, count};
     code = link_context_new(&node->links, &options, e);
@@ -137,11 +137,11 @@ static void node_close(struct node *node)
     request_table_free(node);
     broker_free(node->broker);
     worker_link_free(node->worker);
-    shipper_free(node->shipper);
-    node->shipper = NULL;
     while (node->backends) node_backend_remove(node, node->backends);
     if (node->loop) loop_run_posts(node->loop);
     if (node->log) log_close(node->log, 5000);
+    if (node->loop) loop_run_posts(node->loop); /* what the writer posted last */
+    shipper_free(node->shipper);
     router_free(node->router);
     metrics_free(node->metrics);
     if (node->links) link_context_free(node->links);

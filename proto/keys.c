@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
-enum { KEY_CHARS = 40, KEY_FILE_MAX = 4096, LINE_CHARS_MAX = 512 };
+enum { KEY_CHARS = 40, KEY_FILE_MAX = 4096, LINE_CHARS_MAX = 512, PEERS_MAX = 4096 };
 
 bool link_key_valid(const char *key)
 {
@@ -121,7 +121,7 @@ static bool peer_line(char *line, struct link_peer_key *out, const char **wrong)
 {
     char *rest = NULL, *key = strtok_r(line, " \t\r\n", &rest);
     char *name = key ? strtok_r(NULL, " \t\r\n", &rest) : NULL;
-    if (!key || key[0] == '#') return false;
+    if (!key || (key[0] == '#' && !link_key_valid(key))) return false; /* '#' is a Z85 digit too */
     if (!link_key_valid(key)) *wrong = "the first word is not a public key (40 characters of Z85)";
     else if (name && strlen(name) >= sizeof out->name) *wrong = "the name is longer than 63 bytes";
     if (*wrong) return false;
@@ -130,7 +130,7 @@ static bool peer_line(char *line, struct link_peer_key *out, const char **wrong)
     return true;
 }
 
-enum err_code link_peer_keys_read(struct link_peer_key **out, int *count, const char *path, struct err *e)
+enum err_code link_peers_read(struct link_peer_key **out, int *count, const char *path, struct err *e)
 {
     char line[LINE_CHARS_MAX];
     struct link_peer_key *keys = NULL;
@@ -141,7 +141,7 @@ enum err_code link_peer_keys_read(struct link_peer_key **out, int *count, const 
     while (code == ERR_OK && fgets(line, sizeof line, f)) {
         const char *wrong = strlen(line) == sizeof line - 1 ? "the line is longer than 510 bytes" : NULL;
         number++;
-        if (n == cap && n < LINK_PEER_KEYS_MAX) {
+        if (n == cap && n < PEERS_MAX) {
             struct link_peer_key *grown = realloc(keys, (size_t)(cap = cap ? cap * 2 : 16) * sizeof *keys);
             if (!grown) code = err_set(e, ERR_MEMORY, "%s: no memory for its keys", path);
             else keys = grown;
@@ -150,7 +150,7 @@ enum err_code link_peer_keys_read(struct link_peer_key **out, int *count, const 
         if (code != ERR_OK) break;
         if (!wrong && peer_line(line, &key, &wrong)) {
             if (n < cap) keys[n++] = key;
-            else code = err_set(e, ERR_TOO_LARGE, "%s: more than %d keys", path, LINK_PEER_KEYS_MAX);
+            else code = err_set(e, ERR_TOO_LARGE, "%s: more than %d keys", path, PEERS_MAX);
         }
         if (wrong) code = err_set(e, ERR_SYNTAX, "%s:%d: %s", path, number, wrong);
     }

@@ -15,13 +15,12 @@ ERR_CHECKED enum err_code link_keys_make(struct link_keys *out, struct err *e);
 /* Two lines, `public=…` and `secret=…`. Write refuses to overwrite; read refuses a file others may read. */
 ERR_CHECKED enum err_code link_keys_write(const struct link_keys *keys, const char *path, struct err *e);
 ERR_CHECKED enum err_code link_keys_read(struct link_keys *out, const char *path, struct err *e);
-/* Allowed peers: one public key a line, `KEY name`; a line that begins with # is a comment (keys made here never do). */
+/* Allowed peers: one public key a line, `KEY name`, # comments (keys made here never begin with #). */
 struct link_peer_key {
     char public_key[41], name[64];
 };
-enum { LINK_PEER_KEYS_MAX = 65536 };
-/* `*out` is malloc'd: the caller frees it. Errors: ERR_IO, ERR_SYNTAX (file and line), ERR_TOO_LARGE, ERR_MEMORY. */
-ERR_CHECKED enum err_code link_peer_keys_read(struct link_peer_key **out, int *count, const char *path, struct err *e);
+/* Reads such a file into *out (malloc'd, at most 4096). Errors: ERR_IO, ERR_SYNTAX (file:line), ERR_TOO_LARGE, ERR_MEMORY. */
+ERR_CHECKED enum err_code link_peers_read(struct link_peer_key **out, int *count, const char *path, struct err *e);
 /* Whether `key` is 40 characters of Z85. */
 bool link_key_valid(const char *key);
 
@@ -68,13 +67,17 @@ struct link_peer { /* a routing id, as bytes */
  * whether there is a connection. */
 ERR_CHECKED enum err_code link_send(struct link *link, const struct link_peer *peer, enum msg_type type,
                                     const void *body, struct err *e);
+/* The same with a message that msg_encode() has made already. */
+ERR_CHECKED enum err_code link_send_bytes(struct link *link, const struct link_peer *peer, const void *data, size_t len,
+                                          struct err *e);
 /* Receive one message if there is one: true, and then `code` says whether it decoded. On a decoding error `out` is
  * empty and `e` says why; count it, answer or ignore it, go on. Frames beyond the expected are drained and refused. */
 bool link_receive(struct link *link, struct link_peer *peer, struct msg *out, enum err_code *code, struct err *e);
 /* One event from the monitor: true when there was one. The loop must go on receiving them: they queue. LINK_CONNECTED
  * comes once the handshake is through, LINK_REFUSED when it failed. Events come from another thread and run a moment ahead of
  * the socket: right after LINK_CONNECTED a send may still be ERR_FULL (poll for ZMQ_POLLOUT, or try again), right after
- * LINK_DISCONNECTED a send to that peer may still be taken, and lost (ping again a little later). */
+ * LINK_DISCONNECTED a send to that peer may still be taken, and lost (ping again a little later). A ROUTER lets go of a peer
+ * once all it had sent has been received. */
 enum link_event { LINK_CONNECTED, LINK_DISCONNECTED, LINK_REFUSED, LINK_OTHER };
 bool link_monitor_receive(struct link *link, enum link_event *event);
 /* Uid of the process behind an ipc peer cannot be told by ZeroMQ: ipc is guarded by the socket file's mode and its

@@ -118,7 +118,7 @@ static void allowed_keys_are_read_with_their_names(void **state)
     assert_int_equal(link_keys_make(&other, NULL), ERR_OK);
     (void)snprintf(text, sizeof text, "# who may in\n\n%s region-1\n  %s\n", one.public_key, other.public_key);
     put(f, text, 0644);
-    assert_int_equal(link_peer_keys_read(&keys, &count, f->file, NULL), ERR_OK);
+    assert_int_equal(link_peers_read(&keys, &count, f->file, NULL), ERR_OK);
     assert_int_equal(count, 2);
     assert_string_equal(keys[0].public_key, one.public_key);
     assert_string_equal(keys[0].name, "region-1");
@@ -134,7 +134,7 @@ static void a_wrong_line_is_told_by_its_number(void **state)
     struct err e = {0};
     int count = 0;
     put(f, "# one\nnot-a-key region-1\n", 0644);
-    assert_int_equal(link_peer_keys_read(&keys, &count, f->file, &e), ERR_SYNTAX);
+    assert_int_equal(link_peers_read(&keys, &count, f->file, &e), ERR_SYNTAX);
     assert_non_null(strstr(e.msg, ":2:"));
     assert_null(keys);
 }
