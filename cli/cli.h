@@ -23,6 +23,7 @@ int cmd_status(int argc, char **argv);
 int cmd_models(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
 int cmd_log(int argc, char **argv);
+int cmd_tune(int argc, char **argv);
 int cmd_why(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_config(int argc, char **argv);

@@ -19,6 +19,8 @@ const struct cli_command CLI_COMMANDS[] = {
     {"models", "list the models that answer now", cmd_models},
     {"log", "read the decision log: tail, summary, SQL, export", cmd_log},
     {"why", "tell how one request was decided and what would have changed it", cmd_why},
+    {"tune", "what other thresholds would have got right, cost and taken", cmd_tune},
+    {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"route", "say where a prompt would go, without answering it", cmd_route},
     {"router", "fit and judge the classifier", cmd_router},
     {"check", "tell what is wrong with a configuration file", cmd_check},
