@@ -1,2 +1,0 @@
-/* Keeps the room's library from being empty until its first file lands. */
-typedef int core_room;

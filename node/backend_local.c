@@ -1,0 +1,713 @@
+/* The engine in this process as a backend. The engine calls back on its own thread; each event is copied and posted to
+ * the loop, where the rest happens. The model is read on a thread of its own, so that a node is up before it. Prompts of
+ * more than PREPARE_INLINE bytes are rendered and tokenized off the loop. */
+#include "node/node.h"
+
+#include "base/clock.h"
+#include "base/textlog.h"
+#include "engine/engine.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PREPARE_INLINE = 64 << 10, PROMPT_BYTES_MAX = 32 << 20,
+       FIRST_TOKEN_MS = 60000, STALL_MS = 20000 /* an engine that says nothing for so long hangs */ };
+
+struct local {
+    struct node *node;
+    const struct config_backend *config;
+    struct backend backend;
+    struct engine *engine;
+    struct engine_info info;
+    char identity[128], model[BACKEND_WORD];
+    struct local_call *calls;
+    pthread_t loader;
+    bool loading, closed;
+    atomic_bool closing; /* read by the engine's threads */
+    atomic_int preparing; /* threads that read the engine now */
+    atomic_int pending;  /* events, loads and prepared prompts still on their way to the loop */
+    struct err trouble;
+};
+
+struct local_choice {
+    bool running, reasoning;
+    int prefix_count;
+    int64_t next_index;
+    const char *finish;
+};
+struct local_call {
+    struct local_call *next, **prev;
+    struct local *local;
+    uint64_t id;
+    struct sink sink;
+    struct msg_submit submit; /* only params and flags are used; pointers are gone after submit() */
+    struct local_choice choices[MSG_CHOICES_MAX];
+    int choice_count, running;
+    bool started;
+    int64_t prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens;
+    double queue_ms, prefill_ms;
+    int64_t start_us;
+};
+
+/* ---- from the engine's thread to the loop ---- */
+
+enum event_kind { EVENT_PREFILL, EVENT_TOKEN, EVENT_DONE, EVENT_ERROR };
+struct event {
+    enum event_kind kind;
+    uint64_t id; /* call × MSG_CHOICES_MAX + choice */
+    struct engine_token token;
+    struct engine_prefill prefill;
+    struct engine_end end;
+    struct err error;
+    char data[]; /* bytes, text, alternatives or the hidden state */
+};
+
+static void on_event(void *ctx, void *arg);
+
+static void local_post(struct local *local, void (*fn)(void *ctx, void *arg), void *arg)
+{
+    atomic_fetch_add(&local->pending, 1);
+    while (!loop_post(local->node->loop, fn, local, arg)) {
+        if (atomic_load(&local->closing)) { /* the loop has stopped taking: nobody waits for this any more */
+            atomic_fetch_sub(&local->pending, 1);
+            free(arg);
+            return;
+        }
+        (void)usleep(1000);
+    }
+}
+
+static struct event *event_new(enum event_kind kind, uint64_t id, size_t extra)
+{
+    struct event *event = malloc(sizeof *event + extra);
+    if (!event) abort(); /* a lost end would leave a client waiting for ever */
+    event->kind = kind;
+    event->id = id;
+    return event;
+}
+
+static void engine_on_prefill(void *ctx, uint64_t id, const struct engine_prefill *prefill)
+{
+    size_t bytes = prefill->hidden ? (size_t)prefill->embedding * sizeof(float) : 0;
+    struct event *event = event_new(EVENT_PREFILL, id, bytes);
+    event->prefill = *prefill;
+    if (bytes) {
+        memcpy(event->data, prefill->hidden, bytes);
+        event->prefill.hidden = (const float *)(const void *)event->data;
+    }
+    local_post(ctx, on_event, event);
+}
+
+static void engine_on_token(void *ctx, uint64_t id, const struct engine_token *token)
+{
+    size_t tops = (size_t)token->top_count * sizeof *token->top;
+    struct event *event = event_new(EVENT_TOKEN, id, tops + token->bytes_len + token->text_len);
+    event->token = *token;
+    char *p = event->data;
+    if (tops) memcpy(p, token->top, tops);
+    event->token.top = (const struct engine_alternative *)(const void *)p;
+    p += tops;
+    if (token->bytes_len) memcpy(p, token->bytes, token->bytes_len);
+    event->token.bytes = p;
+    p += token->bytes_len;
+    if (token->text_len) memcpy(p, token->text, token->text_len);
+    event->token.text = p;
+    local_post(ctx, on_event, event);
+}
+
+static void engine_on_done(void *ctx, uint64_t id, const struct engine_end *end)
+{
+    struct event *event = event_new(EVENT_DONE, id, end->text_len);
+    event->end = *end;
+    if (end->text_len) memcpy(event->data, end->text, end->text_len);
+    event->end.text = event->data;
+    local_post(ctx, on_event, event);
+}
+
+static void engine_on_error(void *ctx, uint64_t id, const struct err *error)
+{
+    struct event *event = event_new(EVENT_ERROR, id, 0);
+    event->error = *error;
+    local_post(ctx, on_event, event);
+}
+
+/* ---- on the loop ---- */
+
+static void maybe_free(struct local *local)
+{
+    if (local->closed && atomic_load(&local->pending) == 0) free(local);
+}
+
+static struct local_call *call_find(struct local *local, uint64_t id)
+{
+    struct local_call *c = local->calls;
+    while (c && c->id != id) c = c->next;
+    return c;
+}
+
+static void call_unlink(struct local_call *call)
+{
+    *call->prev = call->next;
+    if (call->next) call->next->prev = call->prev;
+}
+
+static void call_cancel_choices(struct local_call *call)
+{
+    for (int i = 0; i < call->choice_count; i++)
+        if (call->choices[i].running)
+            engine_cancel(call->local->engine, call->id * MSG_CHOICES_MAX + (uint64_t)i);
+}
+
+static void call_fail(struct local_call *call, enum err_code code, const char *message)
+{
+    struct sink sink = call->sink;
+    char copy[240];
+    (void)snprintf(copy, sizeof copy, "%s", message);
+    call_cancel_choices(call);
+    call_unlink(call);
+    free(call);
+    sink.on_error(sink.ctx, &(struct msg_error){.code = code, .message = copy, .retryable = err_retryable(code)});
+}
+
+static void say_start(struct local_call *call)
+{
+    if (call->started) return;
+    call->started = true;
+    const struct local *l = call->local;
+    const struct msg_start start = {.tier = l->config->tier, .backend = l->backend.name, .model = l->model, .identity = l->identity,
+                                    .node = l->node->config->node, .p = {-1, -1, -1}};
+    call->sink.on_start(call->sink.ctx, &start);
+}
+
+static void tell_prefill(struct local_call *call, const struct engine_prefill *p)
+{
+    call->prompt_tokens = p->prompt_tokens;
+    call->cached_tokens = p->cached_tokens;
+    call->queue_ms = p->queue_ms;
+    call->prefill_ms = p->prefill_ms;
+    if (!call->sink.on_prefill) return;
+    const struct sink_prefill said = {p->hidden, p->embedding, (double)p->entropy, (double)p->margin, (double)p->varentropy,
+                                      p->prompt_tokens, p->cached_tokens};
+    call->sink.on_prefill(call->sink.ctx, &said);
+}
+
+static int fill_tops(const struct local *local, const struct engine_token *t, struct msg_top *top, char (*bytes)[256])
+{
+    int n = t->top_count < MSG_TOP_MAX ? t->top_count : MSG_TOP_MAX;
+    for (int i = 0; i < n; i++) {
+        size_t len = engine_token_bytes(local->engine, t->top[i].id, true, bytes[i], sizeof bytes[i]);
+        top[i] = (struct msg_top){bytes[i], len < sizeof bytes[i] ? len : sizeof bytes[i], (double)t->top[i].logprob};
+    }
+    return n;
+}
+
+static void tell_token(struct local_call *call, int index, const struct engine_token *t)
+{
+    struct local *l = call->local;
+    struct local_choice *c = &call->choices[index];
+    struct msg_top top[MSG_TOP_MAX];
+    char top_bytes[MSG_TOP_MAX][256];
+    bool marker = t->id >= 0 && (t->id == l->info.think_open || t->id == l->info.think_close);
+    if (t->id >= 0 && t->id == l->info.think_open) c->reasoning = true;
+    int32_t id = t->id;
+    const struct msg_token said = {
+        .choice = index,
+        .index = t->index,
+        .channel = c->reasoning ? CHANNEL_REASONING : CHANNEL_CONTENT,
+        .tokens = &id,
+        .token_count = 1,
+        .text = marker ? "" : t->text,
+        .text_len = marker ? 0 : t->text_len,
+        .bytes = t->bytes,
+        .bytes_len = marker ? 0 : t->bytes_len,
+        .has_logprob = call->submit.params.logprobs && !marker,
+        .logprob = (double)t->logprob,
+        .entropy = (double)t->entropy,
+        .margin = (double)t->margin,
+        .varentropy = (double)t->varentropy,
+        .top = top,
+        .top_count = fill_tops(l, t, top, top_bytes),
+    };
+    call->completion_tokens++;
+    if (c->reasoning) call->reasoning_tokens++;
+    c->next_index = t->index + 1;
+    if (t->id >= 0 && t->id == l->info.think_close) c->reasoning = false;
+    call->sink.on_token(call->sink.ctx, &said);
+}
+
+static void finish(struct local_call *call)
+{
+    const struct local *l = call->local;
+    struct sink sink = call->sink;
+    struct msg_done done = {.choices = call->choice_count, .prompt_tokens = call->prompt_tokens, .cached_tokens = call->cached_tokens,
+                            .completion_tokens = call->completion_tokens, .reasoning_tokens = call->reasoning_tokens,
+                            .queue_ms = call->queue_ms, .prefill_ms = call->prefill_ms, .model = l->model, .identity = l->identity,
+                            .backend = l->backend.name, .tier = l->config->tier,
+                            .total_ms = (double)(clock_mono_us() - call->start_us) / 1000};
+    for (int i = 0; i < call->choice_count; i++) done.finish[i] = call->choices[i].finish;
+    call_unlink(call);
+    free(call);
+    sink.on_done(sink.ctx, &done);
+}
+
+static void tell_done(struct local_call *call, int index, const struct engine_end *end)
+{
+    struct local_choice *c = &call->choices[index];
+    struct local *local = call->local;
+    uint64_t id = call->id;
+    if (end->prompt_tokens) call->prompt_tokens = end->prompt_tokens;
+    c->finish = end->finish == ENGINE_FINISH_LENGTH ? "length" : "stop";
+    c->running = false;
+    call->running--;
+    if (end->text_len) {
+        const struct msg_token rest = {.choice = index, .index = c->next_index, .text = end->text, .text_len = end->text_len,
+                                       .channel = c->reasoning ? CHANNEL_REASONING : CHANNEL_CONTENT};
+        call->sink.on_token(call->sink.ctx, &rest);
+    }
+    call = call_find(local, id); /* the sink may have cancelled it */
+    if (call && call->running == 0) finish(call);
+}
+
+static void on_event(void *ctx, void *arg)
+{
+    struct local *local = ctx;
+    struct event *event = arg;
+    atomic_fetch_sub(&local->pending, 1);
+    uint64_t id = event->id / MSG_CHOICES_MAX;
+    int index = (int)(event->id % MSG_CHOICES_MAX);
+    struct local_call *call = local->closed ? NULL : call_find(local, id);
+    if (call && event->kind != EVENT_ERROR) say_start(call);
+    if (call) call = call_find(local, id);
+    if (call) {
+        switch (event->kind) {
+        case EVENT_PREFILL: if (index == 0) tell_prefill(call, &event->prefill); break;
+        case EVENT_TOKEN: tell_token(call, index, &event->token); break;
+        case EVENT_DONE: tell_done(call, index, &event->end); break;
+        case EVENT_ERROR: call->choices[index].running = false; call_fail(call, event->error.code, event->error.msg); break;
+        }
+    }
+    free(event);
+    maybe_free(local);
+}
+
+/* ---- a prompt as tokens ---- */
+
+struct prompt {
+    struct local *local;
+    uint64_t call;
+    struct buf text;        /* the rendered prompt, without any prefix */
+    struct engine_message *messages;
+    int message_count;
+    char *raw;              /* of a completion */
+    struct msg_submit submit; /* its own copies below, when prepared off the loop */
+    struct arena arena;
+    char *tools;            /* JSON */
+    int32_t *tokens;
+    int count;
+    enum err_code code;
+    struct err error;
+};
+
+static enum err_code prompt_render(struct prompt *p)
+{
+    const struct engine *engine = p->local->engine;
+    if (p->raw) return buf_adds(&p->text, p->raw);
+    return engine_render_chat(engine, p->messages, p->message_count, p->tools, true, &p->text, &p->error);
+}
+
+static void prompt_make(struct prompt *p)
+{
+    p->code = prompt_render(p);
+    if (p->code != ERR_OK) return;
+    /* A template writes BOS itself where the model wants one in a chat. */
+    int flags = ENGINE_TOKENIZE_SPECIAL | (p->raw ? ENGINE_TOKENIZE_ADD : 0);
+    p->code = engine_tokenize(p->local->engine, p->text.data, p->text.len, flags, &p->tokens, &p->count, &p->error);
+}
+
+static bool ends_thinking(const struct local *local, const int32_t *tokens, int count)
+{
+    for (int i = count - 1; i >= 0 && i > count - 16; i--) {
+        if (tokens[i] == local->info.think_close) return false;
+        if (tokens[i] == local->info.think_open && tokens[i] >= 0) return true;
+    }
+    return false;
+}
+
+/* Going on from another model's text: the prompt, then that text as this model would have said it. */
+static enum err_code text_prefix(struct prompt *p, const struct msg_prefix *prefix, int32_t **tokens, int *count)
+{
+    struct buf text = BUF_INIT(PROMPT_BYTES_MAX);
+    if (prefix->reasoning && prefix->reasoning[0]) {
+        buf_addf(&text, "<think>%s", prefix->reasoning);
+        if (prefix->content && prefix->content[0]) buf_adds(&text, "</think>");
+    }
+    if (prefix->content) buf_adds(&text, prefix->content);
+    enum err_code code = buf_ok(&text) ? ERR_OK : text.failed;
+    if (code == ERR_OK) code = engine_tokenize(p->local->engine, text.data, text.len, ENGINE_TOKENIZE_SPECIAL, tokens, count, &p->error);
+    buf_release(&text);
+    return code;
+}
+
+/* ---- submitting ---- */
+
+static void fill_request(const struct msg_submit *s, struct engine_request *r, struct engine_bias *bias)
+{
+    const struct msg_params *p = &s->params;
+    uint32_t given = p->given;
+    *r = (struct engine_request){
+        .max_tokens = given & PARAM_MAX_TOKENS ? (int)p->max_tokens : 0,
+        .sampling = {
+            .temperature = given & PARAM_TEMPERATURE ? (float)p->temperature : 0.0f,
+            .top_p = given & PARAM_TOP_P ? (float)p->top_p : 1.0f,
+            .min_p = given & PARAM_MIN_P ? (float)p->min_p : 0.0f,
+            .typical_p = given & PARAM_TYPICAL_P ? (float)p->typical_p : 1.0f,
+            .top_k = given & PARAM_TOP_K ? (int)p->top_k : 0,
+            .repeat_penalty = given & PARAM_REPEAT_PENALTY ? (float)p->repeat_penalty : 1.0f,
+            .presence_penalty = given & PARAM_PRESENCE ? (float)p->presence_penalty : 0.0f,
+            .frequency_penalty = given & PARAM_FREQUENCY ? (float)p->frequency_penalty : 0.0f,
+            .seed = p->seed,
+            .bias = bias,
+            .bias_count = p->bias_count,
+        },
+        .stop = p->stop,
+        .stop_count = p->stop_count,
+        .ignore_eos = p->ignore_eos,
+        .top_logprobs = p->logprobs ? (int)p->top_logprobs : 0,
+    };
+    for (int i = 0; i < p->bias_count; i++) bias[i] = (struct engine_bias){p->bias[i].id, (float)p->bias[i].bias};
+    for (const char *c = s->tenant; c && *c; c++) r->user = r->user * 131 + (unsigned char)*c;
+}
+
+static enum err_code submit_choice(struct local_call *call, int index, struct prompt *p, const struct msg_submit *s,
+                                   struct engine_request *r, struct err *e)
+{
+    struct local *local = call->local;
+    struct local_choice *c = &call->choices[index];
+    const struct msg_prefix *prefix = index < s->prefix_count ? &s->prefixes[index] : NULL;
+    if (prefix && prefix->finished) {
+        c->finish = "stop";
+        return ERR_OK;
+    }
+    int32_t *text_tokens = NULL, *prompt = p->tokens, *joined = NULL;
+    int text_count = 0;
+    enum err_code code = ERR_OK;
+    r->prompt_count = p->count;
+    r->prefix = NULL;
+    r->prefix_count = 0;
+    if (prefix && prefix->token_count > 0 && s->prefix_identity && strcmp(s->prefix_identity, local->identity) == 0) {
+        r->prefix = prefix->tokens;
+        r->prefix_count = prefix->token_count;
+    } else if (prefix && ((prefix->content && prefix->content[0]) || (prefix->reasoning && prefix->reasoning[0]))) {
+        code = text_prefix(p, prefix, &text_tokens, &text_count);
+        if (code != ERR_OK) return err_set(e, code, "%s", p->error.msg);
+        joined = malloc((size_t)(p->count + text_count) * sizeof *joined);
+        if (joined) {
+            memcpy(joined, p->tokens, (size_t)p->count * sizeof *joined);
+            memcpy(joined + p->count, text_tokens, (size_t)text_count * sizeof *joined);
+            prompt = joined;
+            r->prompt_count = p->count + text_count;
+        }
+        free(text_tokens);
+        if (!joined) return err_set(e, ERR_MEMORY, "no memory for a prompt of %d tokens", p->count + text_count);
+    }
+    r->prompt = prompt;
+    r->choice = index;
+    r->want_hidden = index == 0 && local->config->tier == TIER_EDGE;
+    c->reasoning = ends_thinking(local, prompt, r->prompt_count);
+    for (int i = 0; i < r->prefix_count; i++) {
+        if (r->prefix[i] == local->info.think_open) c->reasoning = true;
+        if (r->prefix[i] == local->info.think_close) c->reasoning = false;
+    }
+    c->prefix_count = r->prefix_count;
+    c->next_index = r->prefix_count;
+    const struct engine_sink sink = {local, engine_on_prefill, engine_on_token, engine_on_done, engine_on_error};
+    code = engine_submit(local->engine, call->id * MSG_CHOICES_MAX + (uint64_t)index, r, &sink, e);
+    free(joined);
+    if (code != ERR_OK) return code;
+    c->running = true;
+    call->running++;
+    return ERR_OK;
+}
+
+static enum err_code submit_all(struct local_call *call, struct prompt *p, const struct msg_submit *s, struct err *e)
+{
+    struct engine_bias bias[MSG_BIAS_MAX];
+    struct engine_request r;
+    fill_request(s, &r, bias);
+    enum err_code code = ERR_OK;
+    for (int i = 0; i < call->choice_count && code == ERR_OK; i++) code = submit_choice(call, i, p, s, &r, e);
+    if (code == ERR_OK && call->running == 0) return err_set(e, ERR_INVALID, "every choice had ended already");
+    return code;
+}
+
+static void prompt_free(struct prompt *p)
+{
+    buf_release(&p->text);
+    free(p->tokens);
+    free(p->messages);
+    arena_release(&p->arena);
+    free(p);
+}
+
+/* Points into the submit (inline) or copies of it (off the loop). */
+static struct prompt *prompt_new(struct local *local, const struct msg_submit *s)
+{
+    struct prompt *p = calloc(1, sizeof *p);
+    if (!p) return NULL;
+    buf_init(&p->text, PROMPT_BYTES_MAX);
+    arena_init(&p->arena, (size_t)MSG_BYTES_MAX * 2);
+    p->local = local;
+    p->raw = (char *)(uintptr_t)s->prompt;
+    p->message_count = s->message_count;
+    p->messages = calloc((size_t)s->message_count + 1, sizeof *p->messages);
+    if (!p->messages) {
+        prompt_free(p);
+        return NULL;
+    }
+    for (int i = 0; i < s->message_count; i++) {
+        const struct msg_message *m = &s->messages[i];
+        p->messages[i] = (struct engine_message){.role = m->role, .content = m->content ? m->content : "", .reasoning = m->reasoning,
+                                                 .name = m->name, .tool_call_id = m->tool_call_id};
+    }
+    return p;
+}
+
+static size_t prompt_bytes(const struct msg_submit *s)
+{
+    size_t bytes = s->prompt ? strlen(s->prompt) : 0;
+    for (int i = 0; i < s->message_count; i++) bytes += s->messages[i].content ? strlen(s->messages[i].content) : 0;
+    return bytes;
+}
+
+static bool prompt_own(struct prompt *p, const struct msg_submit *s)
+{
+    struct arena *a = &p->arena;
+    bool ok = true;
+    p->raw = arena_strdup(a, s->prompt);
+    ok &= !s->prompt || p->raw;
+    for (int i = 0; i < p->message_count; i++) {
+        struct engine_message *m = &p->messages[i];
+        const char **fields[] = {&m->role, &m->content, &m->reasoning, &m->name, &m->tool_call_id};
+        for (size_t k = 0; k < sizeof fields / sizeof fields[0]; k++) {
+            if (!*fields[k]) continue;
+            *fields[k] = arena_strdup(a, *fields[k]);
+            ok &= *fields[k] != NULL;
+        }
+    }
+    /* What submit_all() needs of the request, without its strings but the stops and prefixes. */
+    p->submit = *s;
+    p->submit.tenant = arena_strdup(a, s->tenant);
+    p->submit.prefix_identity = arena_strdup(a, s->prefix_identity);
+    const char **stops = arena_array(a, (size_t)s->params.stop_count + 1, sizeof *stops);
+    struct msg_bias *bias = arena_array(a, (size_t)s->params.bias_count + 1, sizeof *bias);
+    struct msg_prefix *prefixes = arena_array(a, (size_t)s->prefix_count + 1, sizeof *prefixes);
+    if (!ok || !stops || !bias || !prefixes) return false;
+    for (int i = 0; i < s->params.stop_count; i++) stops[i] = arena_strdup(a, s->params.stop[i]);
+    if (s->params.bias_count) memcpy(bias, s->params.bias, (size_t)s->params.bias_count * sizeof *bias);
+    for (int i = 0; i < s->prefix_count; i++) {
+        prefixes[i] = s->prefixes[i];
+        size_t size = (size_t)s->prefixes[i].token_count * sizeof(int32_t);
+        prefixes[i].tokens = size ? (const int32_t *)(const void *)arena_memdup(a, s->prefixes[i].tokens, size) : NULL;
+        prefixes[i].content = arena_strdup(a, s->prefixes[i].content);
+        prefixes[i].reasoning = arena_strdup(a, s->prefixes[i].reasoning);
+        if (size && !prefixes[i].tokens) return false;
+    }
+    p->submit.params.stop = stops;
+    p->submit.params.bias = bias;
+    p->submit.prefixes = prefixes;
+    return true;
+}
+
+static void on_prepared(void *ctx, void *arg)
+{
+    struct local *local = ctx;
+    struct prompt *p = arg;
+    atomic_fetch_sub(&local->pending, 1);
+    struct local_call *call = local->closed ? NULL : call_find(local, p->call);
+    if (call) {
+        struct err e = p->error;
+        enum err_code code = p->code;
+        if (code == ERR_OK) code = submit_all(call, p, &p->submit, &e);
+        if (code != ERR_OK) call_fail(call, code, e.msg);
+    }
+    prompt_free(p);
+    maybe_free(local);
+}
+
+static void *prepare_thread(void *arg)
+{
+    struct prompt *p = arg;
+    struct local *local = p->local;
+    prompt_make(p);
+    atomic_fetch_sub(&local->preparing, 1);
+    while (!loop_post(local->node->loop, on_prepared, local, p)) (void)usleep(1000);
+    return NULL;
+}
+
+static enum err_code prepare_off_loop(struct local *local, struct prompt *p, const struct msg_submit *s, struct err *e)
+{
+    pthread_t thread;
+    if (!prompt_own(p, s)) return err_set(e, ERR_MEMORY, "no memory for a prompt of %zu bytes", prompt_bytes(s));
+    atomic_fetch_add(&local->pending, 1);
+    atomic_fetch_add(&local->preparing, 1);
+    if (pthread_create(&thread, NULL, prepare_thread, p) != 0) {
+        atomic_fetch_sub(&local->pending, 1);
+        atomic_fetch_sub(&local->preparing, 1);
+        return err_set(e, ERR_MEMORY, "no thread for a prompt of %zu bytes", prompt_bytes(s));
+    }
+    (void)pthread_detach(thread);
+    return ERR_OK;
+}
+
+static enum err_code refuse(const struct local *local, const struct msg_submit *s, struct err *e)
+{
+    if (!local->engine) return err_set(e, ERR_UNAVAILABLE, "%s", local->backend.trouble);
+    if (s->has_parts) return err_set_param(e, ERR_UNSUPPORTED, "messages", "model %s reads text only", local->model);
+    if (s->has_tools) return err_set_param(e, ERR_UNSUPPORTED, "tools", "model %s cannot call tools", local->model);
+    return ERR_OK;
+}
+
+static enum err_code local_submit(struct backend *backend, uint64_t id, const struct msg_submit *submit, const struct sink *sink,
+                                  struct err *e)
+{
+    struct local *local = backend->impl;
+    enum err_code code = refuse(local, submit, e);
+    if (code != ERR_OK) return code;
+    struct local_call *call = calloc(1, sizeof *call);
+    struct prompt *p = prompt_new(local, submit);
+    if (!call || !p) {
+        free(call);
+        if (p) prompt_free(p);
+        return err_set(e, ERR_MEMORY, "no memory for a call");
+    }
+    call->local = local;
+    call->id = p->call = id;
+    call->sink = *sink;
+    call->submit.params.logprobs = submit->params.logprobs;
+    call->start_us = clock_mono_us();
+    call->choice_count = submit->params.n > 1 ? (int)submit->params.n : 1;
+    if (call->choice_count > MSG_CHOICES_MAX) call->choice_count = MSG_CHOICES_MAX;
+    call->next = local->calls;
+    call->prev = &local->calls;
+    if (local->calls) local->calls->prev = &call->next;
+    local->calls = call;
+    if (prompt_bytes(submit) > PREPARE_INLINE) {
+        code = prepare_off_loop(local, p, submit, e);
+        if (code == ERR_OK) return ERR_OK;
+    } else {
+        prompt_make(p);
+        code = p->code == ERR_OK ? submit_all(call, p, submit, e) : err_set(e, p->code, "%s", p->error.msg);
+    }
+    prompt_free(p);
+    if (code == ERR_OK) return ERR_OK;
+    call_cancel_choices(call);
+    call_unlink(call);
+    free(call);
+    return code;
+}
+
+static void local_cancel(struct backend *backend, uint64_t id)
+{
+    struct local_call *call = call_find(backend->impl, id);
+    if (!call) return;
+    call_cancel_choices(call);
+    call_unlink(call);
+    free(call);
+}
+
+static void local_free(struct backend *backend)
+{
+    struct local *local = backend->impl;
+    atomic_store(&local->closing, true);
+    while (local->calls) local_cancel(backend, local->calls->id);
+    if (local->loading) pthread_join(local->loader, NULL);
+    while (atomic_load(&local->preparing) > 0) (void)usleep(1000);
+    engine_close(local->engine);
+    local->engine = NULL;
+    local->closed = true;
+    maybe_free(local); /* else when the last event has come out of the loop's queue */
+}
+
+static const struct backend_ops LOCAL_OPS = {"local", local_submit, local_cancel, local_free};
+
+/* ---- opening ---- */
+
+static void on_opened(void *ctx, void *arg)
+{
+    (void)arg;
+    struct local *local = ctx;
+    atomic_fetch_sub(&local->pending, 1);
+    if (local->closed) {
+        maybe_free(local);
+        return;
+    }
+    pthread_join(local->loader, NULL);
+    local->loading = false;
+    struct backend *b = &local->backend;
+    if (!local->engine) {
+        b->health = BACKEND_DOWN;
+        (void)snprintf(b->trouble, sizeof b->trouble, "%.159s", local->trouble.msg);
+        textlog(TEXTLOG_ERROR, "model_failed", "backend=%s why=\"%s\"", b->name, b->trouble);
+        return;
+    }
+    engine_info(local->engine, &local->info);
+    const char *name = local->config->model ? local->config->model : local->info.name;
+    (void)snprintf(local->model, sizeof local->model, "%s", name);
+    (void)snprintf(local->identity, sizeof local->identity, "%s/%s", local->info.identity, local->info.kernels);
+    b->models[0] = (struct msg_model){.name = local->model, .identity = local->identity, .context_tokens = local->info.context_tokens,
+                                      .tier = local->config->tier, .price_input_usd = local->config->price.input_usd,
+                                      .price_output_usd = local->config->price.output_usd,
+                                      .price_reasoning_usd = local->config->price.reasoning_usd, .can_prefix = true};
+    b->model_count = 1;
+    b->health = BACKEND_UP;
+    textlog(TEXTLOG_INFO, "model_ready", "backend=%s model=%s kernels=%s bytes=%lld", b->name, local->model, local->info.kernels,
+            (long long)local->info.bytes);
+    request_wake(local->node);
+}
+
+static void *load_thread(void *arg)
+{
+    struct local *local = arg;
+    const struct config_backend *c = local->config;
+    const struct engine_options options = {.path = c->model_file, .kernels = c->kernels, .threads = c->threads, .slots_max = c->slots,
+                                           .queue_max = c->queue_max, .context_tokens = c->context_tokens};
+    if (engine_open(&local->engine, &options, &local->trouble) != ERR_OK) local->engine = NULL;
+    local_post(local, on_opened, NULL);
+    return NULL;
+}
+
+enum err_code backend_local_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e)
+{
+    struct local *local = calloc(1, sizeof *local);
+    if (!local) return err_set(e, ERR_MEMORY, "no memory for backend %s", config->name);
+    local->node = node;
+    local->config = config;
+    struct backend *b = &local->backend;
+    b->ops = &LOCAL_OPS;
+    b->impl = local;
+    (void)snprintf(b->name, sizeof b->name, "%s", config->name);
+    b->slots = config->slots;
+    b->order = config->order;
+    b->weight = config->weight;
+    b->first_token_ms = config->first_token_ms > 0 ? config->first_token_ms : FIRST_TOKEN_MS;
+    b->stall_ms = config->stall_ms > 0 ? config->stall_ms : STALL_MS;
+    b->health = BACKEND_STARTING;
+    (void)snprintf(b->trouble, sizeof b->trouble, "the model is being read");
+    /* Known from the first moment on, so that the tier counts as configured while the model is read. */
+    b->models[0] = (struct msg_model){.name = config->model ? config->model : b->name, .tier = config->tier};
+    b->model_count = 1;
+    if (!config->model_file) {
+        b->health = BACKEND_DOWN;
+        (void)snprintf(b->trouble, sizeof b->trouble, "no model_file is configured");
+    } else if (pthread_create(&local->loader, NULL, load_thread, local) == 0) {
+        local->loading = true;
+    } else {
+        free(local);
+        return err_set(e, ERR_MEMORY, "no thread to read the model of backend %s", config->name);
+    }
+    *out = b;
+    return ERR_OK;
+}

@@ -1,0 +1,84 @@
+/* The row of a request, whatever became of it. */
+#include "node/request.h"
+
+#include "base/clock.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What core alone would have cost: the same prompt, and as many tokens as core has needed on average here. */
+double request_core_price(const struct request *r, int64_t completion_tokens)
+{
+    const struct policy_price *core = &r->node->policy.price[TIER_CORE];
+    if (r->first_tier == TIER_CORE && r->hop_count == 1) return r->price_usd;
+    double output = r->first_tier == TIER_CORE ? (double)completion_tokens : r->node->requests->core_output_tokens;
+    return policy_price_usd(core, (int)r->prompt_tokens, (int)output, 0);
+}
+
+static void word(char *out, size_t size, const char *text)
+{
+    (void)snprintf(out, size, "%s", text ? text : "");
+}
+
+static void fill_sketch(struct request *r, struct log_row *row)
+{
+    struct node *node = r->node;
+    log_prompt_hash(node->log, r->input.text ? r->input.text : "", r->input.text_len, row->prompt_hash);
+    if (r->submit->device_private || node->policy.private_default) return;
+    router_sketch(&r->input, node->key, row->sketch);
+    row->has_sketch = true;
+}
+
+static char *answer_text(const struct request *r)
+{
+    return strdup(r->choices[0].content.data);
+}
+
+void request_log(struct request *r, enum err_code code, const char *error, const struct msg_done *done)
+{
+    struct node *node = r->node;
+    if (!node->log) return;
+    const struct msg_submit *s = r->submit;
+    struct log_row row = {
+        .wall_ms = r->wall_ms,
+        .prompt_chars = (int)r->input.text_len,
+        .turns = s->message_count,
+        .decision = r->decision,
+        .answered = code == ERR_OK || r->shown ? r->first_tier : TIER_NONE,
+        .final_reason = r->reason,
+        .status = code,
+        .http_status = err_http_status(code),
+        .streamed = s->stream,
+        .escalated = r->escalated,
+        .failed_over = r->failed_over,
+        .degraded = r->degraded,
+        .device_private = s->device_private,
+        .prompt_tokens = (int)r->prompt_tokens,
+        .cached_tokens = (int)r->cached_tokens,
+        .reasoning_tokens = (int)r->reasoning_tokens,
+        .classify_us = r->classify_us,
+        .queue_ms = r->queue_ms,
+        .ttft_ms = r->first_shown_us ? (double)(r->first_shown_us - r->start_us) / 1000 : 0,
+        .total_ms = (double)(clock_mono_us() - r->start_us) / 1000,
+        .price_usd = r->price_usd,
+        .probe_p = r->probe_p,
+    };
+    for (int i = 0; !done && i < r->choices_count; i++) row.completion_tokens += (int)r->choices[i].next_index;
+    if (done) row.completion_tokens = (int)done->completion_tokens;
+    row.price_core_usd = code == ERR_OK ? request_core_price(r, row.completion_tokens) : 0;
+    word(row.request, sizeof row.request, s->id);
+    word(row.tenant, sizeof row.tenant, s->tenant);
+    word(row.conversation, sizeof row.conversation, s->conversation);
+    word(row.endpoint, sizeof row.endpoint, s->completion ? "completions" : "chat");
+    word(row.requested_model, sizeof row.requested_model, s->model);
+    word(row.backend, sizeof row.backend, r->first_backend);
+    word(row.model, sizeof row.model, r->first_model);
+    word(row.error, sizeof row.error, error);
+    word(row.finish, sizeof row.finish, done && done->choices > 0 ? done->finish[0] : "");
+    fill_sketch(r, &row);
+    if (node->config->log_prompts && !s->device_private) {
+        row.prompt = r->input.text ? strndup(r->input.text, r->input.text_len) : NULL;
+        row.answer = answer_text(r);
+    }
+    (void)log_decision(node->log, &row, r->hops, r->hop_count); /* a full queue is counted by the log itself */
+}

@@ -1,0 +1,13 @@
+# Each schema/vN.sql becomes a string SCHEMA_VN in the generated header router_schema.h.
+set(schema_text "/* Made from the files in router/schema at configure time. */\n")
+foreach(version 1)
+  set(schema_file ${CMAKE_SOURCE_DIR}/router/schema/v${version}.sql)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${schema_file})
+  file(READ ${schema_file} sql)
+  string(REPLACE "\\" "\\\\" sql "${sql}")
+  string(REPLACE "\"" "\\\"" sql "${sql}")
+  string(REPLACE "\n" "\\n\"\n    \"" sql "${sql}")
+  string(APPEND schema_text "static const char SCHEMA_V${version}[] =\n    \"${sql}\";\n")
+endforeach()
+file(GENERATE OUTPUT ${CMAKE_BINARY_DIR}/generated/router_schema.h CONTENT "${schema_text}")
+target_include_directories(router PRIVATE ${CMAKE_BINARY_DIR}/generated)

@@ -1,0 +1,1 @@
+"""Training, distilling and exporting the demo ladder."""
