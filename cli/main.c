@@ -5,8 +5,6 @@
 
 /* Every subcommand, in the order `rung --help` shows them. */
 const struct cli_command CLI_COMMANDS[] = {
-    {"generate", "answer one prompt with a model file", cmd_generate},
-    {"perplexity", "how well a model foretells a text", cmd_perplexity},
 #ifdef RUNG_NODES
     {"edge", "run the device's node: local socket, local model, escalation", cmd_edge},
     {"region", "run a region's node: a broker with workers", cmd_region},
@@ -20,7 +18,6 @@ const struct cli_command CLI_COMMANDS[] = {
     {"log", "read the decision log: tail, summary, SQL, export", cmd_log},
     {"why", "tell how one request was decided and what would have changed it", cmd_why},
     {"tune", "what other thresholds would have got right, cost and taken", cmd_tune},
-    {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"route", "say where a prompt would go, without answering it", cmd_route},
     {"router", "fit and judge the classifier", cmd_router},
     {"check", "tell what is wrong with a configuration file", cmd_check},
