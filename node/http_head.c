@@ -43,6 +43,7 @@ struct header {
 static const struct header HEADERS[] = {
     {"Host", HEAD(host)},
     {"Content-Length", HEAD(length)},
+    {"Expect", HEAD(expect)},
     {"Authorization", HEAD(authorization)},
     {"X-Api-Key", HEAD(api_key)},
     {"Origin", HEAD(origin)},
