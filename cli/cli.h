@@ -23,6 +23,7 @@ int cmd_status(int argc, char **argv);
 int cmd_models(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
 int cmd_log(int argc, char **argv);
+int cmd_tune(int argc, char **argv);
 int cmd_why(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_config(int argc, char **argv);
@@ -36,5 +37,6 @@ int cmd_version(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 
 #endif

@@ -84,9 +84,9 @@ static bool resolve_model(struct request *r)
 static void step_classify(struct request *r)
 {
     const struct msg_submit *s = r->submit;
-    for (int i = 0; i < TIERS; i++) {
-        r->scores.p[i] = s->p[i];
-        r->scores.known[i] = s->p[i] >= 0;
+    for (int i = 0; i < TIERS; i++) { /* without a router: what the node below scored, else nobody knows */
+        r->scores.p[i] = s->p[i] >= 0 ? s->p[i] : 0.5;
+        r->scores.known[i] = true;
     }
     input_text(r);
     if (!resolve_model(r)) return;

@@ -315,16 +315,21 @@ static enum err_code send_failed(const struct link *link, struct err *e)
     return err_set(e, ERR_IO, "%s: %s", link->endpoint, zmq_strerror(errno));
 }
 
+enum err_code link_send_bytes(struct link *link, const struct link_peer *peer, const void *data, size_t len,
+                              struct err *e)
+{
+    assert(link->listen == (peer != NULL));
+    if (peer && send_frame(link->socket, peer->bytes, (size_t)peer->len, ZMQ_SNDMORE) < 0) return send_failed(link, e);
+    return send_frame(link->socket, data, len, 0) < 0 ? send_failed(link, e) : ERR_OK;
+}
+
 enum err_code link_send(struct link *link, const struct link_peer *peer, enum msg_type type, const void *body,
                         struct err *e)
 {
     enum { KEEP_BYTES = 256 << 10 };
-    assert(link->listen == (peer != NULL));
     buf_clear(&link->scratch);
     enum err_code code = msg_encode(type, body, &link->scratch, e);
-    if (code != ERR_OK) return code;
-    if (peer && send_frame(link->socket, peer->bytes, (size_t)peer->len, ZMQ_SNDMORE) < 0) return send_failed(link, e);
-    if (send_frame(link->socket, link->scratch.data, link->scratch.len, 0) < 0) code = send_failed(link, e);
+    if (code == ERR_OK) code = link_send_bytes(link, peer, link->scratch.data, link->scratch.len, e);
     if (link->scratch.cap > KEEP_BYTES) buf_release(&link->scratch); /* one large message is no reason to stay large */
     return code;
 }

@@ -67,13 +67,17 @@ struct link_peer { /* a routing id, as bytes */
  * whether there is a connection. */
 ERR_CHECKED enum err_code link_send(struct link *link, const struct link_peer *peer, enum msg_type type,
                                     const void *body, struct err *e);
+/* The same with a message that msg_encode() has made already. */
+ERR_CHECKED enum err_code link_send_bytes(struct link *link, const struct link_peer *peer, const void *data, size_t len,
+                                          struct err *e);
 /* Receive one message if there is one: true, and then `code` says whether it decoded. On a decoding error `out` is
  * empty and `e` says why; count it, answer or ignore it, go on. Frames beyond the expected are drained and refused. */
 bool link_receive(struct link *link, struct link_peer *peer, struct msg *out, enum err_code *code, struct err *e);
 /* One event from the monitor: true when there was one. The loop must go on receiving them: they queue. LINK_CONNECTED
  * comes once the handshake is through, LINK_REFUSED when it failed. Events come from another thread and run a moment ahead of
  * the socket: right after LINK_CONNECTED a send may still be ERR_FULL (poll for ZMQ_POLLOUT, or try again), right after
- * LINK_DISCONNECTED a send to that peer may still be taken, and lost (ping again a little later). */
+ * LINK_DISCONNECTED a send to that peer may still be taken, and lost (ping again a little later). A ROUTER lets go of a peer
+ * once all it had sent has been received. */
 enum link_event { LINK_CONNECTED, LINK_DISCONNECTED, LINK_REFUSED, LINK_OTHER };
 bool link_monitor_receive(struct link *link, enum link_event *event);
 /* Uid of the process behind an ipc peer cannot be told by ZeroMQ: ipc is guarded by the socket file's mode and its
