@@ -3,6 +3,7 @@
 #include "engine/backend.h"
 #include "engine/model_identity.h"
 #include "engine/sched.h"
+#include "engine/sched_draft.h"
 #include "engine/template.h"
 
 #include <stdio.h>
@@ -90,7 +91,8 @@ static enum err_code start(struct engine *g, const struct engine_options *o, str
     struct sched_options s = {.slots_max = or_else(o->slots_max, 4),
                               .queue_max = or_else(o->queue_max, 64),
                               .context_tokens = or_else(o->context_tokens, g->model->context < 8192 ? g->model->context : 8192),
-                              .prefill_tokens = or_else(o->prefill_tokens, 256)};
+                              .prefill_tokens = or_else(o->prefill_tokens, 256),
+                              .draft_tokens = o->draft_tokens < 0 ? 0 : o->draft_tokens == 0 || o->draft_tokens > DRAFT_MAX ? DRAFT_MAX : o->draft_tokens};
     if (o->slots_max > 1024 || o->queue_max > 1 << 20 || o->prefill_tokens > 1 << 14 || o->context_tokens > 1 << 24)
         return err_set(e, ERR_INVALID, "at most 1024 slots, a queue of 1048576, 16384 prefill tokens, a context of 16777216");
     if (o->kv != ENGINE_KV_F16) return err_set(e, ERR_UNSUPPORTED, "a KV cache of Q8_0 is not supported yet; use F16");
@@ -105,7 +107,7 @@ static enum err_code start(struct engine *g, const struct engine_options *o, str
     s.pages = (int)pages;
     g->context_tokens = s.context_tokens;
     struct backend_options b = {.kernels = o->kernels, .threads = o->threads, .pin = o->pin, .pages = s.pages,
-                                .cols_max = s.slots_max + s.prefill_tokens, .wanted_max = s.slots_max * 2};
+                                .cols_max = sched_cols_max(&s), .wanted_max = sched_wanted_max(&s)};
     enum err_code code = cpu_open(&g->backend, g->model, &b, e);
     return code ? code : sched_open(&g->sched, g->backend, g->model, g->tokenizer, &s, e);
 }
