@@ -282,7 +282,7 @@ void text_write_float(double f, struct buf *out)
     int precision = 1;
     do (void)snprintf(text, sizeof text, "%.*e", precision - 1, f);
     while (strtod(text, NULL) != f && ++precision <= 17);
-    int exponent = atoi(strchr(text, 'e') + 1);
+    int exponent = (int)strtol(strchr(text, 'e') + 1, NULL, 10);
     if (exponent < -4 || exponent >= 16) {
         char *e = strchr(text, 'e');
         (void)buf_addf(out, "%.*se%c%02d", (int)(e - text), text, exponent < 0 ? '-' : '+', abs(exponent));
