@@ -346,8 +346,13 @@ void http_call_parsed(struct http_call *call, struct msg_submit *submit, const s
 
 static enum MHD_Result reply_models(struct http_call *call)
 {
-    struct msg_model models[MSG_MODELS_MAX + 1] = {{.name = "auto", .tier = TIER_NONE}};
-    int count = 1 + node_models(node_of(call), models + 1, MSG_MODELS_MAX);
+    struct msg_model models[MSG_MODELS_MAX + TIERS + 1] = {{.name = "auto", .tier = TIER_NONE}};
+    struct tier_state state[TIERS];
+    int count = 1;
+    node_tier_states(node_of(call), state);
+    for (int t = 0; t < TIERS; t++)
+        if (state[t].configured) models[count++] = (struct msg_model){.name = tier_name((enum tier)t), .tier = (enum tier)t};
+    count += node_models(node_of(call), models + count, MSG_MODELS_MAX);
     struct buf text = BUF_INIT(1 << 20);
     if (call->head.endpoint == HTTP_MODELS) {
         (void)openai_models_body(models, count, &text);
