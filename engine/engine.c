@@ -73,9 +73,7 @@ static enum err_code read_file(struct engine *g, const char *path, int context_t
     g->chat_source = copy_string(chat);
     quantization_of(gguf, g->quantization, sizeof g->quantization);
     /* A template that does not parse is told when it is asked for: the model can be used without. */
-#ifdef ENGINE_HAS_TEMPLATE
     if (chat.data && template_parse(&g->chat, chat.data, chat.len, &g->chat_error)) g->chat = NULL;
-#endif
     g->think_open = tokenizer_find(g->tokenizer, "<think>");
     g->think_close = tokenizer_find(g->tokenizer, "</think>");
     return g->name ? ERR_OK : err_set(e, ERR_MEMORY, "no memory for the model's name");
@@ -135,9 +133,7 @@ void engine_close(struct engine *g)
     if (!g) return;
     sched_close(g->sched);
     if (g->backend) g->backend->close(g->backend);
-#ifdef ENGINE_HAS_TEMPLATE
     template_free(g->chat);
-#endif
     tokenizer_close(g->tokenizer);
     model_close(g->model);
     free(g->name);
@@ -200,10 +196,6 @@ enum err_code engine_render_chat(const struct engine *g, const struct engine_mes
         return g->chat_error.code;
     }
     if (!g->chat) return render_plain(g, messages, count, add_generation_prompt, out, e);
-#ifndef ENGINE_HAS_TEMPLATE
-    (void)tools_json;
-    return ERR_UNSUPPORTED;
-#else
     char bos[256] = "", eos[256] = "";
     int32_t ids[2] = {tokenizer_bos(g->tokenizer), tokenizer_eos(g->tokenizer)};
     for (int i = 0; i < 2; i++) {
@@ -212,7 +204,6 @@ enum err_code engine_render_chat(const struct engine *g, const struct engine_mes
         text[n < 255 ? n : 255] = 0;
     }
     return template_render(g->chat, messages, count, tools_json, add_generation_prompt, bos, eos, out, e);
-#endif
 }
 
 /* ---- tokens ---- */
