@@ -67,7 +67,7 @@ static enum err_code read_file(struct engine *g, const char *path, int context_t
         return code;
     }
     if ((code = tokenizer_open(&g->tokenizer, gguf, e))) return code;
-    if ((code = model_identity(gguf, path, g->identity, e))) return code;
+    model_identity(gguf, g->identity);
     struct gguf_string chat = gguf_str(gguf, "tokenizer.chat_template");
     g->name = name_of(gguf, path);
     g->chat_source = copy_string(chat);
