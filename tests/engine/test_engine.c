@@ -54,12 +54,13 @@ static void on_token(void *ctx, uint64_t id, const struct engine_token *t)
     assert_true(s->prefilled && !s->ended && s->count < TOKENS_MAX);
     s->logprob[s->count] = t->logprob;
     s->entropy[s->count] = t->entropy;
-    s->ids[s->count++] = t->id;
+    s->ids[s->count] = t->id;
     memcpy(s->text + s->text_len, t->text, t->text_len);
     memcpy(s->bytes + s->bytes_len, t->bytes, t->bytes_len);
     s->text_len += t->text_len;
     s->bytes_len += t->bytes_len;
     (void)pthread_mutex_lock(&s->desk->lock);
+    s->count++;
     (void)pthread_cond_broadcast(&s->desk->changed);
     (void)pthread_mutex_unlock(&s->desk->lock);
 }
