@@ -173,10 +173,11 @@ static void put_q8(struct acts *a, int col, const float *x)
         float most = vf_highest(vf_max(vf_abs(lo), vf_abs(hi)));
         vf inverse = vf_set1(most > 0 ? 127.0f / most : 0.0f);
         int8_t q[32];
-        vf_to_i8(q, vf_round(vf_mul(lo, inverse)));
-        vf_to_i8(q + 16, vf_round(vf_mul(hi, inverse)));
-        int sum[2] = {0, 0};
-        for (int i = 0; i < 32; i++) sum[i / 16] += q[i];
+        lo = vf_round(vf_mul(lo, inverse));
+        hi = vf_round(vf_mul(hi, inverse));
+        vf_to_i8(q, lo);
+        vf_to_i8(q + 16, hi);
+        int sum[2] = {(int)vf_sum(lo), (int)vf_sum(hi)}; /* whole numbers: exact */
         size_t block = first + (size_t)(b * n + at);
         float d = most / 127.0f;
         a->d[block] = d;
