@@ -13,6 +13,18 @@ struct cli_command {
     int (*run)(int argc, char **argv);
 };
 
+/* Every subcommand, in the order `rung --help` shows them (cli/main.c). */
+extern const struct cli_command CLI_COMMANDS[];
+extern const int CLI_COMMANDS_COUNT;
+
+int cmd_ask(int argc, char **argv);
+int cmd_chat(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_models(int argc, char **argv);
+int cmd_completion(int argc, char **argv);
+int cmd_log(int argc, char **argv);
+int cmd_tune(int argc, char **argv);
+int cmd_why(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_config(int argc, char **argv);
 int cmd_edge(int argc, char **argv);
@@ -23,5 +35,8 @@ int cmd_router(int argc, char **argv);
 int cmd_route(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
+int cmd_generate(int argc, char **argv);
+int cmd_perplexity(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 
 #endif

@@ -13,7 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PREPARE_INLINE = 64 << 10, PROMPT_BYTES_MAX = 32 << 20 };
+enum { PREPARE_INLINE = 64 << 10, PROMPT_BYTES_MAX = 32 << 20,
+       FIRST_TOKEN_MS = 60000, STALL_MS = 20000 /* an engine that says nothing for so long hangs */ };
 
 struct local {
     struct node *node;
@@ -691,8 +692,8 @@ enum err_code backend_local_new(struct backend **out, struct node *node, const s
     b->slots = config->slots;
     b->order = config->order;
     b->weight = config->weight;
-    b->first_token_ms = config->first_token_ms;
-    b->stall_ms = config->stall_ms;
+    b->first_token_ms = config->first_token_ms > 0 ? config->first_token_ms : FIRST_TOKEN_MS;
+    b->stall_ms = config->stall_ms > 0 ? config->stall_ms : STALL_MS;
     b->health = BACKEND_STARTING;
     (void)snprintf(b->trouble, sizeof b->trouble, "the model is being read");
     /* Known from the first moment on, so that the tier counts as configured while the model is read. */

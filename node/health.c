@@ -91,6 +91,9 @@ void node_tier_states(const struct node *node, struct tier_state out[TIERS])
     memset(out, 0, sizeof *out * TIERS);
     for (const struct backend *b = node->backends; b; b = b->next) {
         bool ready = backend_ready(node, b);
+        /* A peer never met yet may have any tier above: they exist, and are gone. */
+        bool unmet = b->model_count == 0 && strcmp(b->ops->type, "peer") == 0;
+        for (int t = (int)node->config->tier + 1; unmet && t < TIERS; t++) out[t].configured = true;
         for (int i = 0; i < b->model_count; i++) {
             const struct msg_model *m = &b->models[i];
             if ((unsigned)m->tier >= TIERS) continue;

@@ -36,6 +36,13 @@ static void door_run(void *ctx)
     door_wait(door);
 }
 
+/* Without a thread of its own libmicrohttpd does not tell its epoll set about a resumed connection. */
+void http_door_kick(struct http_door *door)
+{
+    if (door->timer.slot && door->timer.due_us <= loop_now_us(door->front->node->loop)) return;
+    loop_timer_start(door->front->node->loop, &door->timer, 0, door_run, door);
+}
+
 static void door_ready(void *ctx, int fd, int events)
 {
     (void)fd;
@@ -162,7 +169,6 @@ static enum err_code door_open(struct http_door *door, struct err *e)
 static void door_close(struct http_door *door)
 {
     if (!door->daemon) return;
-    loop_timer_stop(door->front->node->loop, &door->timer);
     if (door->epoll >= 0) loop_fd_remove(door->front->node->loop, door->epoll);
     /* It must not be stopped with connections suspended. */
     for (struct http_conn *conn = door->front->conns; conn; conn = conn->next)
@@ -170,6 +176,7 @@ static void door_close(struct http_door *door)
     (void)MHD_run(door->daemon);
     MHD_stop_daemon(door->daemon);
     door->daemon = NULL;
+    loop_timer_stop(door->front->node->loop, &door->timer);
     http_listen_end(&door->listen);
 }
 

@@ -104,6 +104,9 @@ struct http_front {
     struct http_parser *parser;
 };
 
+/* Look at the door's connections soon: one of them was resumed. */
+void http_door_kick(struct http_door *door);
+
 /* ---- one request's head (http_head.c) ---- */
 
 enum http_endpoint {

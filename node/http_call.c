@@ -67,6 +67,7 @@ static void call_wake(struct http_call *call)
     if (!call->suspended) return;
     call->suspended = false;
     MHD_resume_connection(call->mhd);
+    http_door_kick(call->conn->door);
 }
 
 /* ---- replies ---- */
@@ -297,7 +298,9 @@ static bool run_submit(struct http_call *call, struct msg_submit *submit, struct
     const struct sink sink = {call, on_start, NULL, on_token, on_done, on_error};
     call->step = RUNNING;
     call->handle = request_submit(node, submit, &sink, call->conn->door->name);
-    return true;
+    if (call->handle) return true;
+    err_set(e, ERR_MEMORY, "out of memory");
+    return false;
 }
 
 static enum MHD_Result wait_suspended(struct http_call *call, enum step step)
@@ -343,8 +346,13 @@ void http_call_parsed(struct http_call *call, struct msg_submit *submit, const s
 
 static enum MHD_Result reply_models(struct http_call *call)
 {
-    struct msg_model models[MSG_MODELS_MAX + 1] = {{.name = "auto", .tier = TIER_NONE}};
-    int count = 1 + node_models(node_of(call), models + 1, MSG_MODELS_MAX);
+    struct msg_model models[MSG_MODELS_MAX + TIERS + 1] = {{.name = "auto", .tier = TIER_NONE}};
+    struct tier_state state[TIERS];
+    int count = 1;
+    node_tier_states(node_of(call), state);
+    for (int t = 0; t < TIERS; t++)
+        if (state[t].configured) models[count++] = (struct msg_model){.name = tier_name((enum tier)t), .tier = (enum tier)t};
+    count += node_models(node_of(call), models + count, MSG_MODELS_MAX);
     struct buf text = BUF_INIT(1 << 20);
     if (call->head.endpoint == HTTP_MODELS) {
         (void)openai_models_body(models, count, &text);

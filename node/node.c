@@ -137,11 +137,11 @@ static void node_close(struct node *node)
     request_table_free(node);
     broker_free(node->broker);
     worker_link_free(node->worker);
-    shipper_free(node->shipper);
-    node->shipper = NULL;
     while (node->backends) node_backend_remove(node, node->backends);
     if (node->loop) loop_run_posts(node->loop);
     if (node->log) log_close(node->log, 5000);
+    if (node->loop) loop_run_posts(node->loop); /* what the writer posted last */
+    shipper_free(node->shipper);
     router_free(node->router);
     metrics_free(node->metrics);
     if (node->links) link_context_free(node->links);

@@ -84,9 +84,9 @@ static bool resolve_model(struct request *r)
 static void step_classify(struct request *r)
 {
     const struct msg_submit *s = r->submit;
-    for (int i = 0; i < TIERS; i++) {
-        r->scores.p[i] = s->p[i];
-        r->scores.known[i] = s->p[i] >= 0;
+    for (int i = 0; i < TIERS; i++) { /* without a router: what the node below scored, else nobody knows */
+        r->scores.p[i] = s->p[i] >= 0 ? s->p[i] : 0.5;
+        r->scores.known[i] = true;
     }
     input_text(r);
     if (!resolve_model(r)) return;
@@ -409,6 +409,7 @@ void request_finish(struct request *r, const struct msg_done *last)
     done.model = r->first_model;
     done.backend = r->first_backend;
     done.price_usd = r->price_usd;
+    done.price_core_usd = request_core_price(r, done.completion_tokens);
     done.degraded = r->degraded || last->degraded;
     done.total_ms = (double)(now - r->start_us) / 1000;
     done.ttft_ms = r->first_shown_us ? (double)(r->first_shown_us - r->start_us) / 1000 : 0;
@@ -423,7 +424,7 @@ void request_finish(struct request *r, const struct msg_done *last)
     tenant_spent(t, r->submit->tenant, r->wall_ms, r->price_usd);
     metrics_request(node->metrics, &(struct metrics_request){.tier = done.tier, .model = done.model, .ttft_s = done.ttft_ms / 1000,
                                                              .total_s = done.total_ms / 1000, .price_usd = r->price_usd,
-                                                             .price_core_usd = request_core_price(r, done.completion_tokens),
+                                                             .price_core_usd = done.price_core_usd,
                                                              .input_tokens = done.prompt_tokens,
                                                              .output_tokens = done.completion_tokens, .ok = true});
     count_end(node);

@@ -195,6 +195,7 @@ struct msg_done {
     int choices;
     int64_t prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens;
     double queue_ms, prefill_ms, ttft_ms, total_ms, price_usd;
+    double price_core_usd;         /* the same answered by core alone; each node reckons it for itself: not on the wire */
     const char *model, *identity, *backend;
     enum tier tier;
     bool degraded;

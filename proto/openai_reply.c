@@ -290,8 +290,8 @@ static void write_rung(const struct openai_reply *r, const struct msg_done *d, s
             buf_adds(out, "null");
         }
     }
-    buf_addf(out, "},\"threshold\":%.4g,\"degraded\":%s,\"price_usd\":%.9g,", r->threshold,
-             r->degraded || d->degraded ? "true" : "false", d->price_usd);
+    buf_addf(out, "},\"threshold\":%.4g,\"degraded\":%s,\"price_usd\":%.9g,\"price_core_usd\":%.9g,", r->threshold,
+             r->degraded || d->degraded ? "true" : "false", d->price_usd, d->price_core_usd);
     write_hops(d->hops, d->hop_count, out);
     buf_addc(out, '}');
 }

@@ -21,7 +21,7 @@
 
 enum { QUEUE_ROWS = 8192, QUEUE_SPARE = 64, BATCH_ROWS = 2048, BATCH_MS = 50, PROMPT_BYTES_MAX = 1 << 20,
        RECEIVE_BYTES_MAX = 16 << 20, RETRY_MS = 50, RETRY_MS_MAX = 5000, REOPEN_AFTER = 4, TICK_MS = 60 * 1000,
-       TRIM_MS = 10 * 1000, TRIM_ROWS = 512, TRIM_ROUNDS = 32, TRIM_PAUSE_MS = 20 };
+       TRIM_MS = 10 * 1000, TRIM_ROWS = 512, TRIM_ROUNDS = 32, TRIM_PAUSE_MS = 20, DROP_QUIET_US = 60 * 1000 * 1000 };
 
 struct decision_entry {
     struct entry entry;
@@ -66,7 +66,8 @@ struct decision_log {
     uint64_t queued_seq, taken_seq, settled_seq, hurry_seq; /* entries are numbered as they come */
     uint64_t lost;                  /* dropped by the writer */
     int64_t first_us;               /* when the list stopped being empty */
-    bool stop, drop_told;
+    bool stop, drop_told;           /* told of until the queue is half empty and a minute has passed */
+    int64_t drop_told_us;
     int64_t stop_ms;                /* with stop: give up then */
     struct log_stats stats;
 
@@ -105,7 +106,7 @@ static enum err_code append(struct decision_log *log, struct entry *entry)
     return ERR_OK;
 }
 
-/* A row that finds no room is counted, and told of once until rows are written again. */
+/* A row that finds no room is counted, and told of once an episode. */
 static enum err_code append_row(struct decision_log *log, struct entry *entry)
 {
     (void)pthread_mutex_lock(&log->lock);
@@ -115,6 +116,7 @@ static enum err_code append_row(struct decision_log *log, struct entry *entry)
         log->stats.rows_dropped++;
         tell = !log->drop_told;
         log->drop_told = true;
+        if (tell) log->drop_told_us = clock_mono_us();
     }
     int rows = log->waiting + log->in_hand;
     (void)pthread_mutex_unlock(&log->lock);
@@ -528,7 +530,8 @@ static void batch_settle(struct decision_log *log, struct entry *batch, int coun
     log->stats.bytes = bytes;
     log->stats.unshipped = log->store.committed_next_id - 1 - log->store.committed_shipped_id;
     log->stats.last_batch_ms = (double)(clock_mono_us() - began_us) / 1000;
-    if (committed) log->drop_told = false;
+    if (log->waiting + log->in_hand < log->queue_rows / 2 && began_us > log->drop_told_us + DROP_QUIET_US)
+        log->drop_told = false;
     (void)pthread_cond_broadcast(&log->settled);
     (void)pthread_mutex_unlock(&log->lock);
 }

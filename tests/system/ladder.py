@@ -189,7 +189,7 @@ class Node:
 
     def metric(self, name):
         for line in self.get("/metrics")[1].decode().splitlines():
-            if line.startswith((name + " ", name + "{")):
+            if line.startswith(name) and line[len(name)] in " {,}":
                 return float(line.rsplit(" ", 1)[1])
         return None
 

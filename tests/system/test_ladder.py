@@ -7,6 +7,7 @@ from ladder import scripted, until
 
 HARD = {"policy": {"threshold": {"edge": 1.0, "region": 0.0}}}
 HARDEST = {"policy": {"threshold": {"edge": 1.0, "region": 1.0}}}
+MID = {"policy": {"threshold": {"region": 0.0}}}
 EASY = {"policy": {"threshold": {"edge": 0.0}}}
 
 
@@ -27,7 +28,7 @@ def test_an_easy_prompt_stays_on_the_device(ladder):
 
 
 def test_a_harder_prompt_is_answered_by_the_region(ladder):
-    edge = three_tiers(ladder, HARD, {"policy": {"threshold": {"region": 0.0}}})
+    edge = three_tiers(ladder, HARD, MID)
     reply = edge.chat(stream=True)
     assert reply.text == "said by region" and reply.done
     assert reply.headers["x-rung-tier"] == "region" and reply.headers["x-rung-backend"] == "worker-1"
@@ -70,13 +71,13 @@ def test_degraded_answers_can_be_forbidden(ladder):
 
 
 def test_every_decision_is_in_the_log_with_scores_threshold_and_reason(ladder):
-    edge = three_tiers(ladder, HARD)
+    edge = three_tiers(ladder, HARD, MID)
     for _ in range(5):
         edge.chat()
     rows = edge.until_rows(5)
     assert len(rows) == 5
     for row in rows:
-        assert row["tier"] == "region" and row["reason"] == "hard" and row["policy"] >= 1
+        assert row["tier"] == "region" and row["reason"] == "confident" and row["policy"] >= 1
         assert 0 < row["propensity"] <= 1 and row["threshold"] is not None and row["total_ms"] > 0
 
 
@@ -93,7 +94,7 @@ def test_the_edges_rows_reach_the_region_once_each(ladder):
 
 
 def test_a_region_that_comes_back_is_used_again_and_gets_the_rows_it_missed(ladder):
-    edge = three_tiers(ladder, HARD)
+    edge = three_tiers(ladder, HARD, MID)
     region = next(n for n in ladder.nodes if n.name == "region")
     region.kill()
     until(lambda: not (edge.ready() or {"tiers": {}})["tiers"].get("region"), "the edge sees that the region is gone")

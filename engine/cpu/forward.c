@@ -1,0 +1,434 @@
+/* One forward step on the CPU.
+ *
+ * Every member of the team walks through the same phases; inside a phase the work is shared out by pool_take, and a
+ * barrier stands between two phases:
+ *
+ *   embed ─► [norm → acts ─► Q K V ─► rope, KV ─► attention ─► acts ─► O ─► + norm → acts ─► gate up ─►
+ *             activation → acts ─► down ─► +] × layers ─► norm → acts ─► output
+ *
+ * A column's arithmetic never depends on the other columns or on who does it.
+ */
+#include "engine/cpu/cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { BLOCK_BYTES = 384 << 10 }; /* activations worked on together: with some panels they fit a 1 MiB cache */
+
+struct product {
+    const struct packed *w;
+    float *y;
+    size_t ldy;
+};
+
+/* Columns [first, first + cols) of a batch; first stands on a border of full groups. */
+static struct acts slice(const struct acts *a, size_t first, int cols)
+{
+    size_t n = first * (size_t)a->k;
+    return (struct acts){.k = a->k, .cols = cols, .q = a->q + n, .d = a->d + n / 32, .ds32 = a->ds32 + n / 32,
+                         .ds16 = a->ds16 + n / 16, .n32 = a->n32 + n / 32, .n16 = a->n16 + n / 16, .f = a->f + n};
+}
+
+/* Some panels of one matrix, in blocks of columns that stay in the second-level cache with them. */
+static void multiply_panels(const struct cpu *c, const struct acts *x, const struct product *p, int panel, int end)
+{
+    int bytes = pack_format(p->w->type)->element ? 4 : 1, widest = c->kernels->widest;
+    int block = (BLOCK_BYTES / (x->k * bytes) / widest) * widest;
+    if (block < widest) block = widest;
+    for (int first = 0; first < x->cols; first += block) {
+        struct acts part = slice(x, (size_t)first, x->cols - first < block ? x->cols - first : block);
+        float *y = p->y + (size_t)first * p->ldy;
+        for (int i = panel; i < end; i++) c->kernels->matmul(p->w, i, &part, y, p->ldy);
+    }
+}
+
+/* y = W x for each product, shared out by panels. */
+static void multiply_all(struct cpu *c, const struct acts *x, const struct product *list, int count)
+{
+    int total = 0;
+    for (int i = 0; i < count; i++) total += list[i].w->panels;
+    int step = total / (pool_threads(c->pool) * 8), most = x->cols > 1 ? 4 : 16;
+    step = step < 1 ? 1 : step > most ? most : step;
+    for (int at; (at = pool_take(c->pool, step)) < total;) {
+        int end = at + step < total ? at + step : total, before = 0;
+        for (int i = 0; i < count && at < end; before += list[i++].w->panels) {
+            int here = before + list[i].w->panels;
+            if (at >= here) continue;
+            multiply_panels(c, x, &list[i], at - before, (end < here ? end : here) - before);
+            at = end < here ? end : here;
+        }
+    }
+}
+
+static void put(const struct cpu *c, struct acts *a, int col, const float *x, int form)
+{
+    if (form & FORM_Q8) c->kernels->put_q8(a, col, x);
+    if (form & FORM_FLOAT) c->kernels->put_float(a, col, x);
+}
+
+static float *row(float *base, int col, int width)
+{
+    return base + (size_t)col * (size_t)width;
+}
+
+/* ---- phases; each is called by every member ---- */
+
+static void embed_col(struct cpu *c, int col, int member)
+{
+    const struct model *m = c->model;
+    const struct gguf_tensor *t = m->embed;
+    float *x = row(c->x, col, m->embedding), *angles = row(c->angles, col, 2 * m->rotated);
+    size_t bytes = pack_row_bytes(t->type, m->embedding);
+    pack_dequantize(t->type, (const char *)t->data + (size_t)c->batch->tokens[col] * bytes, m->embedding, x,
+                    c->scratch + (size_t)member * c->scratch_size);
+    if (m->embedding_scale != 1)
+        for (int i = 0; i < m->embedding; i++) x[i] *= m->embedding_scale;
+    int pairs = m->rotated / 2;
+    for (int set = 0; set < (m->arch->local_rope > 0 ? 2 : 1); set++) {
+        for (int i = 0; i < pairs; i++) {
+            double angle = (double)c->position[col] * (double)m->rope[set].frequency[i], scale = (double)m->rope[set].scale;
+            angles[set * m->rotated + i] = (float)(cos(angle) * scale);
+            angles[set * m->rotated + pairs + i] = (float)(sin(angle) * scale);
+        }
+    }
+}
+
+/* What a block gave joins the residual stream. */
+static void join(struct cpu *c, int col, const float *bias, const float *post_norm)
+{
+    int n = c->model->embedding;
+    float *y = row(c->y, col, n);
+    if (bias) c->kernels->add(y, bias, n, 1);
+    if (post_norm) c->kernels->rms_norm(y, y, post_norm, n, c->model->norm_eps);
+    c->kernels->add(row(c->x, col, n), y, n, c->model->residual_scale);
+}
+
+static void norm_into(struct cpu *c, struct acts *a, int col, const float *weight, int form, int member)
+{
+    float *out = row(c->norm, member, c->model->embedding);
+    c->kernels->rms_norm(out, row(c->x, col, c->model->embedding), weight, c->model->embedding, c->model->norm_eps);
+    put(c, a, col, out, form);
+}
+
+static void turn_heads(const struct cpu *c, float *x, int heads, const float *norm, const float *angles, float scale)
+{
+    const struct model *m = c->model;
+    for (int h = 0; h < heads; h++, x += m->head_dim) {
+        if (norm) c->kernels->rms_norm(x, x, norm, m->head_dim, m->norm_eps);
+        c->kernels->rope(x, angles, m->rotated / 2);
+        if (scale != 1)
+            for (int i = 0; i < m->head_dim; i++) x[i] *= scale;
+    }
+}
+
+static uint16_t *kv_of(const struct cpu *c, int layer, int value)
+{
+    return c->kv + (size_t)layer * c->layer_stride + (value ? c->layer_stride / 2 : 0);
+}
+
+/* Biases, norms and rotation of one column's Q and K; its K and V go to their page. */
+static void place_col(struct cpu *c, int layer, int col)
+{
+    const struct model *m = c->model;
+    const struct cpu_layer *l = &c->layer[layer];
+    const float *angles = row(c->angles, col, 2 * m->rotated) + (m->layer[layer].local_rope ? m->rotated : 0);
+    float *q = row(c->q, col, c->q_dim), *k = row(c->k, col, c->kv_dim), *v = row(c->v, col, c->kv_dim);
+    if (l->q_bias) c->kernels->add(q, l->q_bias, c->q_dim, 1);
+    if (l->k_bias) c->kernels->add(k, l->k_bias, c->kv_dim, 1);
+    if (l->v_bias) c->kernels->add(v, l->v_bias, c->kv_dim, 1);
+    turn_heads(c, q, m->heads, l->q_norm, angles, m->attention_scale);
+    turn_heads(c, k, m->kv_heads, l->k_norm, angles, 1);
+    int position = c->position[col];
+    size_t page = (size_t)c->pages_of[col][position / KV_PAGE_TOKENS] * c->page_stride;
+    for (int h = 0; h < m->kv_heads; h++) {
+        size_t at = page + (size_t)(h * m->head_dim) * KV_PAGE_TOKENS;
+        c->kernels->put_kv(kv_of(c, layer, 0) + at, kv_of(c, layer, 1) + at, position % KV_PAGE_TOKENS, k + h * m->head_dim,
+                           v + h * m->head_dim, m->head_dim);
+    }
+}
+
+/* A tile: up to ATTEND_ROWS query rows of one run that read the same KV head. */
+static void attend_tile(struct cpu *c, int layer, const struct batch_run *run, int tile, int kv_head)
+{
+    const struct model *m = c->model;
+    int group = m->heads / m->kv_heads, first = tile * ATTEND_ROWS, rows = run->count * group - first;
+    size_t at = (size_t)(kv_head * m->head_dim) * KV_PAGE_TOKENS;
+    struct attend a = {.rows = rows < ATTEND_ROWS ? rows : ATTEND_ROWS,
+                       .head_dim = m->head_dim,
+                       .window = m->layer[layer].window,
+                       .softcap = m->attention_softcap,
+                       .pages = run->pages,
+                       .k = kv_of(c, layer, 0) + at,
+                       .v = kv_of(c, layer, 1) + at,
+                       .page_stride = c->page_stride};
+    for (int r = 0; r < a.rows; r++) {
+        int col = run->first + (first + r) / group, head = kv_head * group + (first + r) % group;
+        a.q[r] = row(c->q, col, c->q_dim) + head * m->head_dim;
+        a.out[r] = row(c->attn, col, c->q_dim) + head * m->head_dim;
+        a.position[r] = run->position + (first + r) / group;
+    }
+    c->kernels->attend(&a);
+}
+
+static void attention(struct cpu *c, int layer)
+{
+    const struct batch *b = c->batch;
+    int tiles = c->tiles[b->runs], total = tiles * c->model->kv_heads;
+    for (int at; (at = pool_take(c->pool, 1)) < total;) {
+        int tile = at % tiles, run = 0;
+        while (tile >= c->tiles[run + 1]) run++;
+        attend_tile(c, layer, &b->run[run], tile - c->tiles[run], at / tiles);
+    }
+}
+
+#define EACH_COL(col, cols) for (int col; (col = pool_take(c->pool, 1)) < (cols);)
+
+static void attention_block(struct cpu *c, int layer)
+{
+    const struct cpu_layer *l = &c->layer[layer];
+    size_t ldq = (size_t)c->q_dim, ldk = (size_t)c->kv_dim;
+    multiply_all(c, &c->acts_embed, (struct product[]){{&l->q, c->q, ldq}, {&l->k, c->k, ldk}, {&l->v, c->v, ldk}}, 3);
+    pool_barrier(c->pool);
+    EACH_COL(col, c->batch->cols) place_col(c, layer, col);
+    pool_barrier(c->pool);
+    attention(c, layer);
+    pool_barrier(c->pool);
+    EACH_COL(col, c->batch->cols) put(c, &c->acts_q, col, row(c->attn, col, c->q_dim), l->form_o);
+    pool_barrier(c->pool);
+    multiply_all(c, &c->acts_q, (struct product[]){{&l->o, c->y, (size_t)c->model->embedding}}, 1);
+    pool_barrier(c->pool);
+}
+
+static void activate(const struct cpu *c, float *gate, const float *up, int n)
+{
+    (c->model->arch->gelu ? c->kernels->gelu_mul : c->kernels->silu_mul)(gate, up, n);
+}
+
+static void dense_block(struct cpu *c, const struct cpu_layer *l)
+{
+    size_t ld = (size_t)c->ffn_dim;
+    multiply_all(c, &c->acts_embed, (struct product[]){{&l->gate, c->gate, ld}, {&l->up, c->up, ld}}, 2);
+    pool_barrier(c->pool);
+    EACH_COL(col, c->batch->cols)
+    {
+        float *gate = row(c->gate, col, c->ffn_dim);
+        activate(c, gate, row(c->up, col, c->ffn_dim), c->ffn_dim);
+        put(c, &c->acts_ffn, col, gate, l->form_down);
+    }
+    pool_barrier(c->pool);
+    multiply_all(c, &c->acts_ffn, (struct product[]){{&l->down, c->y, (size_t)c->model->embedding}}, 1);
+    pool_barrier(c->pool);
+}
+
+/* ---- mixture of experts ---- */
+
+/* The columns of one expert as a batch of their own. */
+static struct acts segment(const struct cpu *c, int expert, int k)
+{
+    int first = c->experts.first[expert];
+    struct acts all = c->experts.acts;
+    all.k = k;
+    return slice(&all, (size_t)first, c->experts.first[expert + 1] - first);
+}
+
+static int expert_of_pair(const struct cpu *c, int pair)
+{
+    return c->experts.chosen[c->experts.col[pair]];
+}
+
+/* The best `used` experts of a column by the router's softmax, the lower id first where two are equal. */
+static void choose_experts(struct cpu *c, int col)
+{
+    const struct model *m = c->model;
+    struct experts *x = &c->experts;
+    float *scores = x->scores + (size_t)col * x->stride, *weight = row(x->weight, col, m->experts_used), most = scores[0];
+    int32_t *chosen = x->chosen + (size_t)col * (size_t)m->experts_used;
+    for (int i = 1; i < m->experts; i++) most = fmaxf(most, scores[i]);
+    double all = 0, kept = 0;
+    for (int i = 0; i < m->experts; i++) all += exp((double)scores[i] - (double)most);
+    for (int n = 0; n < m->experts_used; n++) {
+        int best = 0;
+        for (int i = 1; i < m->experts; i++)
+            if (scores[i] > scores[best]) best = i;
+        chosen[n] = best;
+        weight[n] = (float)(exp((double)scores[best] - (double)most) / all);
+        kept += (double)weight[n];
+        scores[best] = -INFINITY;
+    }
+    for (int n = 0; m->arch->norm_topk && n < m->experts_used; n++) weight[n] = (float)((double)weight[n] / kept);
+}
+
+/* Sort the pairs by expert, in the order of columns. */
+static void sort_pairs(struct cpu *c)
+{
+    const struct model *m = c->model;
+    struct experts *x = &c->experts;
+    int pairs = c->batch->cols * m->experts_used;
+    memset(x->first, 0, ((size_t)m->experts + 1) * sizeof *x->first);
+    for (int i = 0; i < pairs; i++) x->first[x->chosen[i] + 1]++;
+    for (int i = 0; i < m->experts; i++) x->first[i + 1] += x->first[i];
+    for (int i = 0; i < pairs; i++) {
+        x->pair[i] = x->first[x->chosen[i]]++;
+        x->col[x->pair[i]] = i;
+    }
+    for (int i = m->experts; i > 0; i--) x->first[i] = x->first[i - 1];
+    x->first[0] = 0;
+}
+
+/* y[pair] = W[expert of the pair] x[pair] for up to two lists of matrices. */
+static void multiply_experts(struct cpu *c, int k, const struct packed *const lists[2], float *const ys[2], size_t ldy)
+{
+    int panels = lists[0][0].panels, per_expert = panels * (lists[1] ? 2 : 1), total = per_expert * c->model->experts;
+    int step = panels < 8 ? panels : 8;
+    for (int at; (at = pool_take(c->pool, step)) < total;) {
+        for (int end = at + step < total ? at + step : total; at < end; at++) {
+            int expert = at / per_expert, which = at % per_expert / panels;
+            struct acts a = segment(c, expert, k);
+            if (a.cols == 0) continue;
+            float *y = ys[which] + (size_t)c->experts.first[expert] * ldy;
+            c->kernels->matmul(&lists[which][expert], at % panels, &a, y, ldy);
+        }
+    }
+}
+
+static void put_pair(struct cpu *c, int pair, const float *x, int k, int form)
+{
+    int expert = expert_of_pair(c, pair);
+    struct acts a = segment(c, expert, k);
+    put(c, &a, pair - c->experts.first[expert], x, form);
+}
+
+static void sum_experts(struct cpu *c, int col)
+{
+    int n = c->model->embedding, used = c->model->experts_used;
+    float *y = row(c->y, col, n);
+    memset(y, 0, (size_t)n * sizeof *y);
+    for (int i = col * used; i < (col + 1) * used; i++)
+        c->kernels->add(y, row(c->experts.y, c->experts.pair[i], n), n, c->experts.weight[i]);
+}
+
+static void expert_block(struct cpu *c, const struct cpu_layer *l)
+{
+    const struct model *m = c->model;
+    struct experts *x = &c->experts;
+    int pairs = c->batch->cols * m->experts_used, d = m->embedding, ffn = c->ffn_dim;
+    multiply_all(c, &c->acts_embed, (struct product[]){{&l->router, x->scores, x->stride}}, 1);
+    pool_barrier(c->pool);
+    EACH_COL(col, c->batch->cols) choose_experts(c, col);
+    pool_barrier(c->pool);
+    EACH_COL(once, 1) sort_pairs(c);
+    pool_barrier(c->pool);
+    EACH_COL(pair, pairs) put_pair(c, pair, row(x->in, x->col[pair] / m->experts_used, d), d, l->form_ffn);
+    pool_barrier(c->pool);
+    multiply_experts(c, d, (const struct packed *const[2]){l->gates, l->ups}, (float *const[2]){c->gate, c->up}, (size_t)ffn);
+    pool_barrier(c->pool);
+    EACH_COL(pair, pairs)
+    {
+        activate(c, row(c->gate, pair, ffn), row(c->up, pair, ffn), ffn);
+        put_pair(c, pair, row(c->gate, pair, ffn), ffn, l->form_down);
+    }
+    pool_barrier(c->pool);
+    multiply_experts(c, ffn, (const struct packed *const[2]){l->downs, NULL}, (float *const[2]){x->y, NULL}, (size_t)d);
+    pool_barrier(c->pool);
+    EACH_COL(col, c->batch->cols) sum_experts(c, col);
+    pool_barrier(c->pool);
+}
+
+static void output(struct cpu *c, int member)
+{
+    const struct model *m = c->model;
+    EACH_COL(i, c->batch->wanted)
+    {
+        float *hidden = row(c->hidden, i, m->embedding);
+        (void)member;
+        c->kernels->rms_norm(hidden, row(c->x, c->batch->want[i], m->embedding), c->output_norm, m->embedding, m->norm_eps);
+        put(c, &c->acts_out, i, hidden, c->form_output);
+    }
+    pool_barrier(c->pool);
+    multiply_all(c, &c->acts_out, (struct product[]){{&c->output, c->logits, c->logits_stride}}, 1);
+    pool_barrier(c->pool);
+    EACH_COL(i, c->batch->wanted)
+    {
+        float *logits = c->logits + (size_t)i * c->logits_stride;
+        int n = (int)c->logits_stride;
+        if (c->output_bias) c->kernels->add(logits, c->output_bias, n, 1);
+        if (m->logit_scale != 1)
+            for (int j = 0; j < n; j++) logits[j] *= m->logit_scale;
+        if (m->logit_softcap > 0) c->kernels->softcap(logits, n, m->logit_softcap);
+    }
+}
+
+static void step(void *ctx, int member)
+{
+    struct cpu *c = ctx;
+    int cols = c->batch->cols, layers = c->model->layers;
+    EACH_COL(col, cols)
+    {
+        embed_col(c, col, member);
+        norm_into(c, &c->acts_embed, col, c->layer[0].attn_norm, c->layer[0].form_in, member);
+    }
+    pool_barrier(c->pool);
+    for (int i = 0; i < layers; i++) {
+        const struct cpu_layer *l = &c->layer[i];
+        attention_block(c, i);
+        EACH_COL(col, cols)
+        {
+            join(c, col, l->o_bias, l->attn_post);
+            norm_into(c, &c->acts_embed, col, l->ffn_norm, c->model->experts ? l->form_router : l->form_ffn, member);
+            if (c->model->experts)
+                memcpy(row(c->experts.in, col, c->model->embedding), row(c->norm, member, c->model->embedding),
+                       (size_t)c->model->embedding * sizeof(float));
+        }
+        pool_barrier(c->pool);
+        if (c->model->experts) expert_block(c, l);
+        else dense_block(c, l);
+        EACH_COL(col, cols)
+        {
+            join(c, col, NULL, l->ffn_post);
+            if (i + 1 < layers)
+                norm_into(c, &c->acts_embed, col, c->layer[i + 1].attn_norm, c->layer[i + 1].form_in, member);
+        }
+        pool_barrier(c->pool);
+    }
+    output(c, member);
+}
+
+/* ---- around them ---- */
+
+static void prepare(struct cpu *c, const struct batch *b)
+{
+    int group = c->model->heads / c->model->kv_heads;
+    c->batch = b;
+    c->tiles[0] = 0;
+    for (int r = 0; r < b->runs; r++) {
+        const struct batch_run *run = &b->run[r];
+        c->tiles[r + 1] = c->tiles[r] + (run->count * group + ATTEND_ROWS - 1) / ATTEND_ROWS;
+        for (int i = 0; i < run->count; i++) {
+            c->position[run->first + i] = run->position + i;
+            c->pages_of[run->first + i] = run->pages;
+        }
+    }
+    c->acts_embed.cols = c->acts_q.cols = c->acts_ffn.cols = b->cols;
+    c->acts_out.cols = b->wanted;
+}
+
+/* A thread pays when it has at least so many multiplications to do in a step: some 2 ms. With less, a member that is
+ * not scheduled at once (other processes run, the machine slept) costs the others more at the barriers than it gives. */
+static int members_for(const struct cpu *c, int cols)
+{
+    const int64_t each = 32000000;
+    int64_t members = c->macs * cols / each;
+    return members < 1 ? 1 : members < pool_threads(c->pool) ? (int)members : pool_threads(c->pool);
+}
+
+enum err_code cpu_forward(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e)
+{
+    struct cpu *c = (struct cpu *)b;
+    if (batch->cols < 1 || batch->cols > c->cols_max || batch->wanted > c->wanted_max)
+        return err_set(e, ERR_INTERNAL, "a step of %d tokens and %d logits; at most %d and %d fit", batch->cols, batch->wanted,
+                       c->cols_max, c->wanted_max);
+    prepare(c, batch);
+    pool_run(c->pool, members_for(c, batch->cols), step, c);
+    *out = (struct batch_out){c->logits, c->hidden, c->logits_stride, (size_t)c->model->embedding};
+    return ERR_OK;
+}

@@ -1,0 +1,459 @@
+/* The kernels' one source. Included once by each kernels_*.c after its vec_*.h; gives one static function for each
+ * pointer of struct kernels, and fills the table with KERNELS_TABLE(symbol, name, usable). */
+
+#include "engine/cpu/kernels.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* ---- matrix × columns ---- */
+
+/* The 64 quants of column group j (0..7) of a block. */
+INLINE vb quants(enum gguf_type type, const uint8_t *low, const uint8_t *high, int j)
+{
+    const int bits = pack_bits(type);
+    if (bits == 8) return vb_load(low + j * 64);
+    if (bits <= 3) {
+        vb q = vb_bits(vb_load(low + j / 4 * 64), j % 4 * 2, 3);
+        return bits == 2 ? q : vb_or(q, vb_bits(vb_load(high), j - 2, 4));
+    }
+    vb q = vb_bits(vb_load(low + j % 4 * 64), j / 4 * 4, 15);
+    if (bits == 5) return vb_or(q, vb_bits(vb_load(high), j - 4, 16));
+    if (bits == 6) return vb_or(q, vb_bits(vb_load(high + j / 4 * 64), j % 4 * 2 - 4, 48));
+    return type == GGUF_IQ4_NL ? vb_iq4nl(q) : q;
+}
+
+/* Scales of sub-block s (of all 16 rows), and minus their mins. */
+INLINE vf scales(enum gguf_type type, const struct packed *w, const uint8_t *panel, int s)
+{
+    if (!pack_super(type)) return vf_from_half((const uint16_t *)(const void *)(panel + w->scale) + s * 16);
+    const uint16_t *super = (const uint16_t *)(const void *)(panel + w->super);
+    const int per = PACK_SUPER / pack_sub(type);
+    return vf_mul(vf_from_half(super + s / per * 16), vf_from_i8((const int8_t *)panel + w->scale + s * 16));
+}
+
+INLINE vf offsets(enum gguf_type type, const struct packed *w, const uint8_t *panel, int s)
+{
+    if (!pack_super(type)) return vf_from_half((const uint16_t *)(const void *)(panel + w->min) + s * 16);
+    const uint16_t *super = (const uint16_t *)(const void *)(panel + w->super_min);
+    const int per = PACK_SUPER / pack_sub(type);
+    vf m = vf_mul(vf_from_half(super + s / per * 16), vf_from_u8(panel + w->min + s * 16));
+    return vf_sub(vf_set1(0), m);
+}
+
+/* One panel × N columns of one group, starting at column c0. */
+INLINE void multiply(enum gguf_type type, const int N, const struct packed *w, const uint8_t *panel,
+                     const struct acts *x, int c0, float *y, size_t ldy)
+{
+    const int zero = pack_zero(type), subs = 32 / pack_sub(type), groups = 8 / subs, blocks = w->k / 32;
+    const size_t low = (size_t)pack_low(type), high = (size_t)pack_high(type), first = (size_t)c0 * (size_t)(w->k / 32);
+    const int8_t *a = x->q + first * 32;
+    const float *d = x->d + first, *ds = subs == 1 ? x->ds32 + first : x->ds16 + first * 2;
+    const int32_t *sums = subs == 1 ? x->n32 + first : x->n16 + first * 2;
+    vf acc[VEC_WIDEST];
+    for (int c = 0; c < N; c++) acc[c] = vf_set1(0);
+    for (int b = 0; b < blocks; b++) {
+        for (int s = 0; s < subs; s++) {
+            vi dots[VEC_WIDEST];
+            for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + s) * N + c, zero);
+#pragma GCC unroll 8
+            for (int j = 0; j < groups; j++) {
+                vb q = quants(type, panel + (size_t)b * low, panel + w->high + (size_t)b * high, s * groups + j);
+                const int8_t *at = a + (b * 8 + s * groups + j) * N * 4;
+                for (int c = 0; c < N; c++) dots[c] = vi_dot(dots[c], q, at + c * 4, zero);
+            }
+            vf scale = scales(type, w, panel, b * subs + s);
+            for (int c = 0; c < N; c++)
+                acc[c] = vf_fma(vf_from_vi(dots[c]), vf_mul(scale, vf_set1(d[b * N + c])), acc[c]);
+            if (pack_has_min(type)) {
+                vf offset = offsets(type, w, panel, b * subs + s);
+                for (int c = 0; c < N; c++)
+                    acc[c] = vf_fma(offset, vf_set1(ds[(b * subs + s) * N + c]), acc[c]);
+            }
+        }
+    }
+    for (int c = 0; c < N; c++) vf_store(y + (size_t)c * ldy, acc[c]);
+}
+
+INLINE void multiply_plain(enum gguf_type type, const int N, const struct packed *w, const uint8_t *panel,
+                           const struct acts *x, int c0, float *y, size_t ldy)
+{
+    const float *f = x->f + (size_t)c0 * (size_t)w->k;
+    vf acc[VEC_WIDEST];
+    for (int c = 0; c < N; c++) acc[c] = vf_set1(0);
+    for (int i = 0; i < w->k; i++) {
+        const void *at = panel + (size_t)i * 16 * (type == GGUF_F32 ? 4 : 2);
+        vf v = type == GGUF_F32 ? vf_load(at) : type == GGUF_F16 ? vf_from_half(at) : vf_from_bf16(at);
+        for (int c = 0; c < N; c++) acc[c] = vf_fma(v, vf_set1(f[i * N + c]), acc[c]);
+    }
+    for (int c = 0; c < N; c++) vf_store(y + (size_t)c * ldy, acc[c]);
+}
+
+/* One function for each type and width, so that all loops over columns unroll. */
+#if VEC_WIDEST == 12
+#define WIDTHS(X, f, t) X(12, f, t) X(8, f, t) X(4, f, t) X(2, f, t) X(1, f, t)
+#elif VEC_WIDEST == 4
+#define WIDTHS(X, f, t) X(4, f, t) X(2, f, t) X(1, f, t)
+#else
+#define WIDTHS(X, f, t) X(1, f, t)
+#endif
+#define TYPES(X)                                                                                                       \
+    X(multiply_plain, GGUF_F32)                                                                                        \
+    X(multiply_plain, GGUF_F16)                                                                                        \
+    X(multiply_plain, GGUF_BF16)                                                                                       \
+    X(multiply, GGUF_Q8_0)                                                                                             \
+    X(multiply, GGUF_Q4_0)                                                                                             \
+    X(multiply, GGUF_Q4_1)                                                                                             \
+    X(multiply, GGUF_Q5_0)                                                                                             \
+    X(multiply, GGUF_Q5_1)                                                                                             \
+    X(multiply, GGUF_IQ4_NL)                                                                                           \
+    X(multiply, GGUF_Q2_K)                                                                                             \
+    X(multiply, GGUF_Q3_K)                                                                                             \
+    X(multiply, GGUF_Q4_K)                                                                                             \
+    X(multiply, GGUF_Q5_K)                                                                                             \
+    X(multiply, GGUF_Q6_K)
+#define ONE(n, f, t)                                                                                                   \
+    static __attribute__((noinline)) void f##_##t##_##n(const struct packed *w, const uint8_t *p, const struct acts *x, \
+                                                        int c0, float *y, size_t ldy)                                  \
+    {                                                                                                                  \
+        f(t, n, w, p, x, c0, y, ldy);                                                                                  \
+    }
+#define CASE(n, f, t)                                                                                                  \
+    case n: f##_##t##_##n(w, panel, x, c0, y + (size_t)c0 * ldy, ldy); break;
+#define GROUPS(f, t)                                                                                                   \
+    WIDTHS(ONE, f, t)                                                                                                  \
+    static void all_##t(const struct packed *w, const uint8_t *panel, const struct acts *x, float *y, size_t ldy)      \
+    {                                                                                                                  \
+        for (int c0 = 0, n; c0 < x->cols; c0 += n) {                                                                   \
+            n = acts_width(x->cols - c0, VEC_WIDEST);                                                                  \
+            switch (n) {                                                                                               \
+                WIDTHS(CASE, f, t)                                                                                     \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+TYPES(GROUPS)
+
+static void matmul(const struct packed *w, int panel, const struct acts *x, float *y, size_t ldy)
+{
+    const uint8_t *p = packed_panel(w, panel);
+    y += (size_t)panel * PANEL_ROWS;
+    switch (w->type) {
+#define DISPATCH(f, t)                                                                                                 \
+    case t: all_##t(w, p, x, y, ldy); break;
+        TYPES(DISPATCH)
+    default: break;
+    }
+}
+
+/* ---- activations ---- */
+
+/* The group of column `col`: its first column and width. */
+INLINE void find_group(const struct acts *a, int col, int *first, int *width)
+{
+    int c0 = col / VEC_WIDEST * VEC_WIDEST, n = acts_width(a->cols - c0, VEC_WIDEST);
+    while (col >= c0 + n) {
+        c0 += n;
+        n = acts_width(a->cols - c0, VEC_WIDEST);
+    }
+    *first = c0;
+    *width = n;
+}
+
+static void put_q8(struct acts *a, int col, const float *x)
+{
+    int c0, n;
+    find_group(a, col, &c0, &n);
+    const size_t first = (size_t)c0 * (size_t)(a->k / 32);
+    const int at = col - c0;
+    for (int b = 0; b < a->k / 32; b++) {
+        vf lo = vf_load(x + b * 32), hi = vf_load(x + b * 32 + 16);
+        float most = vf_highest(vf_max(vf_abs(lo), vf_abs(hi)));
+        vf inverse = vf_set1(most > 0 ? 127.0f / most : 0.0f);
+        int8_t q[32];
+        lo = vf_round(vf_mul(lo, inverse));
+        hi = vf_round(vf_mul(hi, inverse));
+        vf_to_i8(q, lo);
+        vf_to_i8(q + 16, hi);
+        int sum[2] = {(int)vf_sum(lo), (int)vf_sum(hi)}; /* whole numbers: exact */
+        size_t block = first + (size_t)(b * n + at);
+        float d = most / 127.0f;
+        a->d[block] = d;
+        a->n32[block] = -(sum[0] + sum[1]);
+        a->ds32[block] = d * (float)(sum[0] + sum[1]);
+        for (int s = 0; s < 2; s++) {
+            a->n16[first * 2 + (size_t)((b * 2 + s) * n + at)] = -sum[s];
+            a->ds16[first * 2 + (size_t)((b * 2 + s) * n + at)] = d * (float)sum[s];
+        }
+        for (int g = 0; g < 8; g++) memcpy(a->q + first * 32 + (size_t)((b * 8 + g) * n + at) * 4, q + g * 4, 4);
+    }
+}
+
+static void put_float(struct acts *a, int col, const float *x)
+{
+    int c0, n;
+    find_group(a, col, &c0, &n);
+    float *out = a->f + (size_t)c0 * (size_t)a->k + (col - c0);
+    for (int i = 0; i < a->k; i++) out[(size_t)i * (size_t)n] = x[i];
+}
+
+/* ---- vectors ---- */
+
+/* exp, by 2^n × a polynomial; 0 below -87. */
+INLINE vf vf_exp(vf x)
+{
+    vf clamped = vf_min(vf_max(x, vf_set1(-87.0f)), vf_set1(88.0f));
+    vf n = vf_round(vf_mul(clamped, vf_set1(1.44269504f)));
+    vf r = vf_fma(n, vf_set1(-0.693359375f), clamped);
+    r = vf_fma(n, vf_set1(2.12194440e-4f), r);
+    vf p = vf_set1(1.9875691500e-4f); /* Cephes expf: minimax over |r| <= ln 2 / 2 */
+    p = vf_fma(p, r, vf_set1(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_set1(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_set1(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_set1(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_set1(5.0000001201e-1f));
+    p = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set1(1)));
+    return vf_keep_ge(vf_mul(p, vf_exp2i(n)), x, -87.0f);
+}
+
+/* x / (1 + exp(-u)) */
+INLINE vf gated(vf x, vf u)
+{
+    return vf_div(x, vf_add(vf_set1(1), vf_exp(vf_sub(vf_set1(0), u))));
+}
+
+static void rms_norm(float *out, const float *x, const float *weight, int n, float eps)
+{
+    vf sum = vf_set1(0);
+    for (int i = 0; i < n; i += 16) sum = vf_fma(vf_load(x + i), vf_load(x + i), sum);
+    vf scale = vf_set1(1.0f / sqrtf(vf_sum(sum) / (float)n + eps));
+    for (int i = 0; i < n; i += 16) {
+        vf v = vf_mul(vf_load(x + i), scale);
+        vf_store(out + i, weight ? vf_mul(v, vf_load(weight + i)) : v);
+    }
+}
+
+static void add(float *x, const float *y, int n, float scale)
+{
+    for (int i = 0; i < n; i += 16) vf_store(x + i, vf_fma(vf_load(y + i), vf_set1(scale), vf_load(x + i)));
+}
+
+static void silu_mul(float *gate, const float *up, int n)
+{
+    for (int i = 0; i < n; i += 16) {
+        vf g = vf_load(gate + i);
+        vf_store(gate + i, vf_mul(gated(g, g), vf_load(up + i)));
+    }
+}
+
+/* GELU by its tanh form: x × sigmoid(2 √(2/π) (x + 0.044715 x³)). */
+static void gelu_mul(float *gate, const float *up, int n)
+{
+    for (int i = 0; i < n; i += 16) {
+        vf g = vf_load(gate + i);
+        vf cubed = vf_mul(vf_mul(g, g), vf_mul(g, vf_set1(0.044715f)));
+        vf u = vf_mul(vf_add(g, cubed), vf_set1(1.5957691216f));
+        vf_store(gate + i, vf_mul(gated(g, u), vf_load(up + i)));
+    }
+}
+
+/* cap × tanh(x / cap), as cap × (1 - 2 / (exp(2x/cap) + 1)). */
+INLINE vf capped(vf x, vf cap)
+{
+    vf e = vf_exp(vf_div(vf_add(x, x), cap));
+    return vf_mul(cap, vf_sub(vf_set1(1), vf_div(vf_set1(2), vf_add(e, vf_set1(1)))));
+}
+
+static void softcap(float *x, int n, float cap)
+{
+    for (int i = 0; i < n; i += 16) vf_store(x + i, capped(vf_load(x + i), vf_set1(cap)));
+}
+
+static void rope(float *x, const float *cs, int pairs)
+{
+    int i = 0;
+    for (; i + 16 <= pairs; i += 16) {
+        vf a = vf_load(x + i), b = vf_load(x + pairs + i), c = vf_load(cs + i), s = vf_load(cs + pairs + i);
+        vf_store(x + i, vf_sub(vf_mul(a, c), vf_mul(b, s)));
+        vf_store(x + pairs + i, vf_add(vf_mul(a, s), vf_mul(b, c)));
+    }
+    for (; i < pairs; i++) {
+        float a = x[i], b = x[pairs + i], c = cs[i], s = cs[pairs + i];
+        x[i] = a * c - b * s;
+        x[pairs + i] = a * s + b * c;
+    }
+}
+
+/* ---- attention ---- */
+
+static void put_kv(uint16_t *k_page, uint16_t *v_page, int slot, const float *k, const float *v, int head_dim)
+{
+    const vf most = vf_set1(65504.0f), least = vf_set1(-65504.0f);
+    for (int i = 0; i < head_dim; i += 16) {
+        uint16_t halves[16];
+        vf_to_half(halves, vf_max(vf_min(vf_load(k + i), most), least));
+        for (int l = 0; l < 16; l++) k_page[(i + l) * KV_PAGE_TOKENS + slot] = halves[l];
+        vf_to_half(v_page + slot * head_dim + i, vf_max(vf_min(vf_load(v + i), most), least));
+    }
+}
+
+/* One page for R rows: scores, running maximum and sum, weighted values. `valid` of its tokens are written. */
+INLINE void attend_page(const int R, const struct attend *a, int page, int valid, vf *sum, float *highest)
+{
+    const uint16_t *k = a->k + (size_t)a->pages[page] * a->page_stride, *v = a->v + (size_t)a->pages[page] * a->page_stride;
+    vf s[ATTEND_ROWS][2];
+    for (int r = 0; r < R; r++) s[r][0] = s[r][1] = vf_set1(0);
+    for (int i = 0; i < a->head_dim; i++) {
+        vf lo = vf_from_half(k + i * KV_PAGE_TOKENS), hi = vf_from_half(k + i * KV_PAGE_TOKENS + 16);
+        for (int r = 0; r < R; r++) {
+            vf q = vf_set1(a->q[r][i]);
+            s[r][0] = vf_fma(lo, q, s[r][0]);
+            s[r][1] = vf_fma(hi, q, s[r][1]);
+        }
+    }
+    float p[ATTEND_ROWS][KV_PAGE_TOKENS], again[ATTEND_ROWS];
+    for (int r = 0; r < R; r++) {
+        int position = a->position[r] - page * KV_PAGE_TOKENS; /* of the row, on this page */
+        int first = a->window ? position - a->window + 1 : 0, end = position + 1;
+        for (int h = 0; h < 2; h++) {
+            if (a->softcap > 0) s[r][h] = capped(s[r][h], vf_set1(a->softcap));
+            s[r][h] = vf_keep_lanes(s[r][h], first - h * 16, end - h * 16, -INFINITY);
+        }
+        float most = vf_highest(vf_max(s[r][0], s[r][1]));
+        if (most < highest[r]) most = highest[r];
+        vf shrink = vf_exp(vf_set1(highest[r] - most));
+        highest[r] = most;
+        vf e0 = vf_exp(vf_sub(s[r][0], vf_set1(most))), e1 = vf_exp(vf_sub(s[r][1], vf_set1(most)));
+        sum[r] = vf_add(vf_mul(sum[r], shrink), vf_add(e0, e1));
+        vf_store(p[r], e0);
+        vf_store(p[r] + 16, e1);
+        float lanes[16];
+        vf_store(lanes, shrink);
+        again[r] = lanes[0];
+    }
+    for (int i = 0; i < a->head_dim; i += 16) {
+        vf acc[ATTEND_ROWS];
+        for (int r = 0; r < R; r++) acc[r] = vf_mul(vf_load(a->out[r] + i), vf_set1(again[r]));
+        for (int t = 0; t < valid; t++) {
+            vf value = vf_from_half(v + t * a->head_dim + i);
+            for (int r = 0; r < R; r++) acc[r] = vf_fma(value, vf_set1(p[r][t]), acc[r]);
+        }
+        for (int r = 0; r < R; r++) vf_store(a->out[r] + i, acc[r]);
+    }
+}
+
+INLINE void attend_rows(const int R, const struct attend *a)
+{
+    vf sum[ATTEND_ROWS];
+    float highest[ATTEND_ROWS];
+    for (int r = 0; r < R; r++) {
+        sum[r] = vf_set1(0);
+        highest[r] = -1e30f;
+        for (int i = 0; i < a->head_dim; i += 16) vf_store(a->out[r] + i, vf_set1(0));
+    }
+    int last = a->position[R - 1], first = a->window ? a->position[0] - a->window + 1 : 0;
+    for (int page = first > 0 ? first / KV_PAGE_TOKENS : 0; page <= last / KV_PAGE_TOKENS; page++) {
+        int valid = last + 1 - page * KV_PAGE_TOKENS;
+        attend_page(R, a, page, valid > KV_PAGE_TOKENS ? KV_PAGE_TOKENS : valid, sum, highest);
+    }
+    for (int r = 0; r < R; r++) {
+        vf inverse = vf_set1(1.0f / vf_sum(sum[r]));
+        for (int i = 0; i < a->head_dim; i += 16)
+            vf_store(a->out[r] + i, vf_mul(vf_load(a->out[r] + i), inverse));
+    }
+}
+
+static void attend(const struct attend *a)
+{
+    switch (a->rows) {
+    case 1: attend_rows(1, a); break;
+    case 2: attend_rows(2, a); break;
+    case 3: attend_rows(3, a); break;
+    case 4: attend_rows(4, a); break;
+    case 5: attend_rows(5, a); break;
+    case 6: attend_rows(6, a); break;
+    case 7: attend_rows(7, a); break;
+    default: attend_rows(8, a); break;
+    }
+}
+
+/* ---- the distribution of a row of logits ---- */
+
+INLINE vf logits_at(const float *logits, int i, int n)
+{
+    if (i + 16 <= n) return vf_load(logits + i);
+    float lanes[16];
+    for (int l = 0; l < 16; l++) lanes[l] = i + l < n ? logits[i + l] : -INFINITY;
+    return vf_load(lanes);
+}
+
+static float two_highest(const float *logits, int n, float *second)
+{
+    vf first = vf_set1(-INFINITY), next = first;
+    for (int i = 0; i < n; i += 16) {
+        vf x = logits_at(logits, i, n);
+        next = vf_max(next, vf_min(first, x));
+        first = vf_max(first, x);
+    }
+    float a[16], b[16], most = -INFINITY, runner = -INFINITY;
+    vf_store(a, first);
+    vf_store(b, next);
+    for (int l = 0; l < 16; l++) {
+        if (a[l] > most) {
+            runner = most;
+            most = a[l];
+        } else if (a[l] > runner) {
+            runner = a[l];
+        }
+    }
+    for (int l = 0; l < 16; l++)
+        if (b[l] > runner) runner = b[l];
+    *second = runner;
+    return most;
+}
+
+static void stats(const float *logits, int n, struct logit_stats *out)
+{
+    float second, most = two_highest(logits, n, &second);
+    double sum = 0, first = 0, square = 0; /* Σ e, Σ e x, Σ e x², x = logit - max */
+    for (int i = 0; i < n;) {
+        vf s = vf_set1(0), f = s, q = s;
+        for (int end = i + 1024; i < n && i < end; i += 16) {
+            vf x = vf_max(vf_sub(logits_at(logits, i, n), vf_set1(most)), vf_set1(-1000));
+            vf e = vf_exp(x), ex = vf_mul(e, x);
+            s = vf_add(s, e);
+            f = vf_add(f, ex);
+            q = vf_fma(ex, x, q);
+        }
+        sum += (double)vf_sum(s);
+        first += (double)vf_sum(f);
+        square += (double)vf_sum(q);
+    }
+    double mean = first / sum, log_sum = log(sum);
+    out->max = most;
+    out->logsum = (float)((double)most + log_sum);
+    out->entropy = (float)fmax(0, log_sum - mean);
+    out->varentropy = (float)fmax(0, square / sum - mean * mean);
+    out->margin = (float)((1 - exp((double)second - (double)most)) / sum);
+    out->best = 0;
+    while (out->best < n - 1 && logits[out->best] != most) out->best++;
+}
+
+#define KERNELS_TABLE(symbol, set, check)                                                                              \
+    const struct kernels symbol = {.name = set,                                                                        \
+                                   .usable = check,                                                                    \
+                                   .widest = VEC_WIDEST,                                                               \
+                                   .matmul = matmul,                                                                   \
+                                   .put_q8 = put_q8,                                                                   \
+                                   .put_float = put_float,                                                             \
+                                   .rms_norm = rms_norm,                                                               \
+                                   .add = add,                                                                         \
+                                   .silu_mul = silu_mul,                                                               \
+                                   .gelu_mul = gelu_mul,                                                               \
+                                   .rope = rope,                                                                       \
+                                   .put_kv = put_kv,                                                                   \
+                                   .attend = attend,                                                                   \
+                                   .softcap = softcap,                                                                 \
+                                   .stats = stats}

@@ -1,0 +1,97 @@
+/* Weights as the kernels read them.
+ *
+ * A matrix (rows × k) is cut into panels of 16 rows. Inside a panel the quants of 4 neighbouring columns of all 16
+ * rows make one 64-byte vector ("group"), so that a kernel keeps one row per lane, needs no horizontal sums, and adds
+ * up each row's blocks in the file's order: the result does not depend on how many columns are computed together.
+ *
+ *   panel:  low bits   [k/32][groups packed][64]
+ *           high bits  [k/32][…][64]                 5-, 6- and 3-bit types
+ *           scales     [k/sub][16]                   f16, or the int8 of a k-quant
+ *           mins       [k/sub][16]                   f16, or the u8 of a k-quant
+ *           super      [k/256][16] f16, super mins   k-quants
+ *
+ * F32, F16 and BF16 panels are plain [k][16]. Rows are padded to whole panels with zeros.
+ */
+#ifndef RUNG_ENGINE_CPU_PACK_H
+#define RUNG_ENGINE_CPU_PACK_H
+
+#include "engine/gguf.h"
+
+#include <stdbool.h>
+
+enum { PANEL_ROWS = 16, PACK_BLOCK = 32, PACK_SUPER = 256 };
+
+struct pack_format {
+    int bits;       /* of a quant; 0: plain floats */
+    int sub;        /* columns that share a scale: 32 or 16 */
+    int zero_log2;  /* the quant that means 0 is 1 << zero_log2; -1: none (0) */
+    bool super, has_min;
+    int low, high;  /* bytes per 32 columns of a panel */
+    int element;    /* bytes of a plain float */
+};
+/* The same facts as constants for the kernels, which are compiled once for each type. */
+static inline int pack_bits(enum gguf_type t)
+{
+    return t == GGUF_Q8_0 ? 8 : t == GGUF_Q6_K ? 6 : t == GGUF_Q2_K ? 2 : t == GGUF_Q3_K ? 3
+         : t == GGUF_Q5_0 || t == GGUF_Q5_1 || t == GGUF_Q5_K ? 5 : 4;
+}
+static inline bool pack_super(enum gguf_type t)
+{
+    return t >= GGUF_Q2_K && t <= GGUF_Q6_K;
+}
+static inline int pack_sub(enum gguf_type t)
+{
+    return t == GGUF_Q2_K || t == GGUF_Q3_K || t == GGUF_Q6_K ? 16 : 32;
+}
+static inline bool pack_has_min(enum gguf_type t)
+{
+    return t == GGUF_Q4_1 || t == GGUF_Q5_1 || t == GGUF_Q2_K || t == GGUF_Q4_K || t == GGUF_Q5_K;
+}
+static inline int pack_zero(enum gguf_type t)
+{
+    return t == GGUF_Q8_0 || t == GGUF_IQ4_NL ? 7 : t == GGUF_Q4_0 ? 3 : t == GGUF_Q5_0 ? 4 : t == GGUF_Q6_K ? 5
+         : t == GGUF_Q3_K ? 2 : -1;
+}
+static inline int pack_low(enum gguf_type t)
+{
+    return pack_bits(t) == 8 ? 512 : pack_bits(t) <= 3 ? 128 : 256;
+}
+static inline int pack_high(enum gguf_type t)
+{
+    return pack_bits(t) == 6 ? 128 : pack_bits(t) == 5 || pack_bits(t) == 3 ? 64 : 0;
+}
+
+/* NULL for a type that has no kernel. */
+const struct pack_format *pack_format(enum gguf_type type);
+
+struct packed {
+    enum gguf_type type;
+    int rows, k, panels;
+    size_t panel_bytes, high, scale, min, super, super_min; /* offsets inside a panel */
+    uint8_t *data; /* (panels, panel_bytes), 64-byte aligned; owned */
+};
+static inline const uint8_t *packed_panel(const struct packed *w, int panel)
+{
+    return w->data + (size_t)panel * w->panel_bytes;
+}
+
+/* Fill the shape and take the memory (zeroed). Errors: ERR_UNSUPPORTED, ERR_MEMORY. */
+ERR_CHECKED enum err_code packed_init(struct packed *w, enum gguf_type type, int rows, int k, struct err *e);
+void packed_release(struct packed *w);
+/* Put the file's row `raw` into place as row `row`. Rows of one panel may not be set by two threads at once.
+ * `scratch` holds at least packed_scratch(k) bytes. */
+void packed_set_row(struct packed *w, int row, const void *raw, void *scratch);
+size_t packed_scratch(int k);
+/* Bytes of one raw row. */
+size_t pack_row_bytes(enum gguf_type type, int k);
+
+/* One raw row of any type as floats. */
+void pack_dequantize(enum gguf_type type, const void *raw, int k, float *out, void *scratch);
+
+float half_to_float(uint16_t h);
+uint16_t half_from_float(float f);
+float bf16_to_float(uint16_t h);
+
+extern const int8_t PACK_IQ4_NL[16];
+
+#endif

@@ -1,0 +1,199 @@
+#include "engine/cpu/pool.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { SPINS = 4000, THREADS_MAX = 1024 };
+
+/* A word that threads wait on to change. */
+struct gate {
+    _Atomic uint32_t value;
+    _Atomic int sleepers;
+};
+
+struct member {
+    struct pool *pool;
+    pthread_t id;
+    int index;
+};
+
+struct pool {
+    int threads;
+    bool pin;
+    struct member *members; /* (threads); the first is the caller */
+    void (*fn)(void *ctx, int member);
+    void *ctx;
+    int team; /* members of the running job */
+    _Atomic bool stop;
+    _Alignas(64) struct gate job;  /* changes with each job */
+    _Alignas(64) struct gate done; /* changes when the last member has finished */
+    _Atomic int running;
+    _Alignas(64) struct gate phase;
+    _Atomic int arrived;
+    _Alignas(64) _Atomic int next;
+};
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static void gate_wait(struct gate *g, uint32_t seen)
+{
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load_explicit(&g->value, memory_order_acquire) != seen) return;
+        relax();
+    }
+    atomic_fetch_add(&g->sleepers, 1);
+    while (atomic_load(&g->value) == seen)
+        (void)syscall(SYS_futex, &g->value, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    atomic_fetch_sub(&g->sleepers, 1);
+}
+
+static void gate_open(struct gate *g)
+{
+    atomic_fetch_add(&g->value, 1);
+    if (atomic_load(&g->sleepers)) (void)syscall(SYS_futex, &g->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+/* The index-th core of those the process may run on; threads beyond wrap around. */
+static void pin_self(int index)
+{
+    cpu_set_t allowed, one;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    int count = CPU_COUNT(&allowed), want = index % (count ? count : 1);
+    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &allowed) || want-- > 0) continue;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        (void)pthread_setaffinity_np(pthread_self(), sizeof one, &one);
+        return;
+    }
+}
+
+static void *member_main(void *arg)
+{
+    struct member *m = arg;
+    struct pool *p = m->pool;
+    if (p->pin) pin_self(m->index);
+    for (uint32_t seen = 0;;) {
+        gate_wait(&p->job, seen);
+        seen = atomic_load(&p->job.value);
+        if (atomic_load(&p->stop)) return NULL;
+        if (m->index < p->team) p->fn(p->ctx, m->index);
+        if (atomic_fetch_sub(&p->running, 1) == 1) gate_open(&p->done);
+    }
+}
+
+enum err_code pool_open(struct pool **out, int threads, bool pin, struct err *e)
+{
+    if (threads < 1 || threads > THREADS_MAX)
+        return err_set(e, ERR_INVALID, "%d threads: from 1 to %d can be used", threads, THREADS_MAX);
+    struct pool *p = aligned_alloc(64, (sizeof *p + 63) & ~(size_t)63);
+    struct member *members = calloc((size_t)threads, sizeof *members);
+    if (!p || !members) {
+        free(p);
+        free(members);
+        return err_set(e, ERR_MEMORY, "no memory for %d threads", threads);
+    }
+    memset(p, 0, sizeof *p);
+    p->pin = pin;
+    p->members = members;
+    for (p->threads = 1; p->threads < threads; p->threads++) {
+        struct member *m = &members[p->threads];
+        *m = (struct member){.pool = p, .index = p->threads};
+        if (pthread_create(&m->id, NULL, member_main, m) != 0) {
+            int made = p->threads;
+            pool_close(p);
+            return err_set(e, ERR_MEMORY, "could start only %d of %d threads", made, threads);
+        }
+    }
+    *out = p;
+    return ERR_OK;
+}
+
+void pool_close(struct pool *p)
+{
+    if (!p) return;
+    atomic_store(&p->stop, true);
+    gate_open(&p->job);
+    for (int i = 1; i < p->threads; i++) (void)pthread_join(p->members[i].id, NULL);
+    free(p->members);
+    free(p);
+}
+
+int pool_threads(const struct pool *p)
+{
+    return p->threads;
+}
+
+int pool_cores(void)
+{
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+    int cores = 0;
+    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &allowed)) continue;
+        char path[96];
+        size_t first = cpu;
+        (void)snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%zu/topology/thread_siblings_list", cpu);
+        FILE *f = fopen(path, "r");
+        if (f && fscanf(f, "%zu", &first) != 1) first = cpu;
+        if (f) (void)fclose(f);
+        if (first == cpu || !CPU_ISSET(first, &allowed)) cores++;
+    }
+    return cores ? cores : 1;
+}
+
+void pool_run(struct pool *p, int members, void (*fn)(void *ctx, int member), void *ctx)
+{
+    p->team = members < p->threads ? members : p->threads;
+    p->fn = fn;
+    p->ctx = ctx;
+    atomic_store(&p->next, 0);
+    if (p->team <= 1) {
+        fn(ctx, 0);
+        return;
+    }
+    uint32_t seen = atomic_load(&p->done.value);
+    atomic_store(&p->running, p->threads - 1);
+    gate_open(&p->job);
+    fn(ctx, 0);
+    gate_wait(&p->done, seen);
+}
+
+void pool_barrier(struct pool *p)
+{
+    if (p->team <= 1) {
+        atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+        return;
+    }
+    uint32_t seen = atomic_load(&p->phase.value);
+    if (atomic_fetch_add(&p->arrived, 1) == p->team - 1) {
+        atomic_store(&p->arrived, 0);
+        atomic_store(&p->next, 0);
+        gate_open(&p->phase);
+    } else {
+        gate_wait(&p->phase, seen);
+    }
+}
+
+int pool_take(struct pool *p, int count)
+{
+    if (p->team <= 1) {
+        int at = atomic_load_explicit(&p->next, memory_order_relaxed);
+        atomic_store_explicit(&p->next, at + count, memory_order_relaxed);
+        return at;
+    }
+    return atomic_fetch_add(&p->next, count);
+}

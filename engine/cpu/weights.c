@@ -1,0 +1,219 @@
+/* Packing a model's tensors, once, at load. */
+#include "engine/cpu/cpu.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One matrix to pack: rows [first, first + count) of a tensor. */
+struct packing {
+    struct packed *to;
+    const struct gguf_tensor *from;
+    int64_t first;
+    int rotate_head, rotated; /* rope's neighbouring pairs become halves: rows of each head are put in that order; 0: no */
+};
+
+struct packings {
+    struct packing *list;
+    int count, max;
+    struct pool *pool;
+    uint8_t *scratch; /* (members, scratch_size) */
+    size_t scratch_size;
+    int chunk_total; /* panels of all matrices */
+};
+
+/* The row of the file that stands at `row` once pairs (2i, 2i + 1) have become (i, i + rotated / 2). */
+static int64_t source_row(const struct packing *p, int row)
+{
+    if (!p->rotate_head) return p->first + row;
+    int head = row / p->rotate_head, i = row % p->rotate_head;
+    if (i < p->rotated) i = i < p->rotated / 2 ? 2 * i : 2 * (i - p->rotated / 2) + 1;
+    return p->first + (int64_t)head * p->rotate_head + i;
+}
+
+static void pack_panel(struct packings *all, const struct packing *p, int panel, int member)
+{
+    void *scratch = all->scratch + (size_t)member * all->scratch_size;
+    size_t bytes = pack_row_bytes(p->from->type, p->to->k);
+    for (int row = panel * PANEL_ROWS; row < (panel + 1) * PANEL_ROWS && row < p->to->rows; row++)
+        packed_set_row(p->to, row, (const char *)p->from->data + (size_t)source_row(p, row) * bytes, scratch);
+}
+
+static void pack_job(void *ctx, int member)
+{
+    struct packings *all = ctx;
+    enum { PANELS = 4 };
+    for (int at; (at = pool_take(all->pool, PANELS)) < all->chunk_total;) {
+        int end = at + PANELS < all->chunk_total ? at + PANELS : all->chunk_total, index = 0, before = 0;
+        for (; at < end; at++) {
+            while (at >= before + all->list[index].to->panels) before += all->list[index++].to->panels;
+            pack_panel(all, &all->list[index], at - before, member);
+        }
+    }
+}
+
+static enum err_code plan(struct packings *all, struct packed *to, const struct gguf_tensor *from, int64_t first, int rows,
+                          int rotate_head, int rotated, struct err *e)
+{
+    if (all->count == all->max) {
+        int max = all->max ? all->max * 2 : 256;
+        struct packing *list = realloc(all->list, (size_t)max * sizeof *list);
+        if (!list) return err_set(e, ERR_MEMORY, "no memory to plan the packing of weights");
+        all->list = list;
+        all->max = max;
+    }
+    enum err_code code = packed_init(to, from->type, rows, (int)from->shape[0], e);
+    if (code) return code;
+    all->list[all->count++] = (struct packing){to, from, first, rotate_head, rotated};
+    if (packed_scratch(to->k) > all->scratch_size) all->scratch_size = (packed_scratch(to->k) + 63) & ~(size_t)63;
+    all->chunk_total += to->panels;
+    return ERR_OK;
+}
+
+static int form_of(const struct packed *w)
+{
+    return w->panels == 0 ? 0 : pack_format(w->type)->element ? FORM_FLOAT : FORM_Q8;
+}
+
+/* Elements [first, first + n) of a tensor as floats, padded to whole panels; NULL in gives NULL. */
+static enum err_code vector(float **out, const struct gguf_tensor *t, int64_t first, int n, int rotate_head, int rotated,
+                            struct err *e)
+{
+    if (!t) return ERR_OK;
+    const struct pack_format *f = pack_format(t->type);
+    if (!f->element)
+        return err_set(e, ERR_UNSUPPORTED, "tensor %.*s must be F32, F16 or BF16", (int)t->name.len, t->name.data);
+    float *v = calloc((size_t)n + PANEL_ROWS, sizeof *v), *plain = calloc((size_t)n + 1, sizeof *plain);
+    if (v && plain) {
+        struct packing p = {.rotate_head = rotate_head, .rotated = rotated};
+        pack_dequantize(t->type, (const char *)t->data + first * f->element, n, plain, NULL);
+        for (int i = 0; i < n; i++) v[i] = plain[source_row(&p, i)];
+        *out = v;
+    } else {
+        free(v);
+    }
+    free(plain);
+    return *out ? ERR_OK : err_set(e, ERR_MEMORY, "no memory for %d numbers", n);
+}
+
+static enum err_code plan_attention(struct cpu *c, struct packings *all, int index, struct err *e)
+{
+    const struct model *m = c->model;
+    const struct model_layer *l = &m->layer[index];
+    struct cpu_layer *to = &c->layer[index];
+    int head = m->arch->rope_halves ? 0 : m->head_dim, n = m->rotated;
+    const struct gguf_tensor *q = l->qkv ? l->qkv : l->q, *k = l->qkv ? l->qkv : l->k, *v = l->qkv ? l->qkv : l->v;
+    int64_t at_k = l->qkv ? c->q_dim : 0, at_v = l->qkv ? c->q_dim + c->kv_dim : 0;
+    enum err_code code = plan(all, &to->q, q, 0, c->q_dim, head, n, e);
+    if (!code) code = plan(all, &to->k, k, at_k, c->kv_dim, head, n, e);
+    if (!code) code = plan(all, &to->v, v, at_v, c->kv_dim, 0, 0, e);
+    if (!code) code = plan(all, &to->o, l->o, 0, m->embedding, 0, 0, e);
+    const struct gguf_tensor *both = l->qkv_bias;
+    if (!code) code = vector(&to->q_bias, both ? both : l->q_bias, 0, c->q_dim, head, n, e);
+    if (!code) code = vector(&to->k_bias, both ? both : l->k_bias, both ? c->q_dim : 0, c->kv_dim, head, n, e);
+    if (!code) code = vector(&to->v_bias, both ? both : l->v_bias, both ? c->q_dim + c->kv_dim : 0, c->kv_dim, 0, 0, e);
+    if (!code) code = vector(&to->o_bias, l->o_bias, 0, m->embedding, 0, 0, e);
+    if (!code) code = vector(&to->q_norm, l->q_norm, 0, m->head_dim, head, n, e);
+    if (!code) code = vector(&to->k_norm, l->k_norm, 0, m->head_dim, head, n, e);
+    if (!code) code = vector(&to->attn_norm, l->attn_norm, 0, m->embedding, 0, 0, e);
+    if (!code) code = vector(&to->attn_post, l->attn_post_norm, 0, m->embedding, 0, 0, e);
+    to->form_in = form_of(&to->q) | form_of(&to->k) | form_of(&to->v);
+    to->form_o = form_of(&to->o);
+    return code;
+}
+
+static enum err_code plan_dense(struct cpu *c, struct packings *all, int index, struct err *e)
+{
+    const struct model_layer *l = &c->model->layer[index];
+    struct cpu_layer *to = &c->layer[index];
+    const struct gguf_tensor *gate = l->gate ? l->gate : l->up;
+    int n = c->model->feed_forward;
+    enum err_code code = plan(all, &to->gate, gate, 0, n, 0, 0, e);
+    if (!code) code = plan(all, &to->up, l->up, l->gate ? 0 : n, n, 0, 0, e);
+    if (!code) code = plan(all, &to->down, l->down, 0, c->model->embedding, 0, 0, e);
+    to->form_ffn = form_of(&to->gate) | form_of(&to->up);
+    to->form_down = form_of(&to->down);
+    return code;
+}
+
+static enum err_code plan_experts(struct cpu *c, struct packings *all, int index, struct err *e)
+{
+    const struct model *m = c->model;
+    const struct model_layer *l = &m->layer[index];
+    struct cpu_layer *to = &c->layer[index];
+    int n = m->expert_feed_forward;
+    to->gates = calloc((size_t)m->experts * 3, sizeof *to->gates);
+    if (!to->gates) return err_set(e, ERR_MEMORY, "no memory for %d experts", m->experts);
+    to->ups = to->gates + m->experts;
+    to->downs = to->ups + m->experts;
+    enum err_code code = plan(all, &to->router, l->router, 0, m->experts, 0, 0, e);
+    for (int i = 0; i < m->experts && !code; i++) {
+        code = plan(all, &to->gates[i], l->gate_experts, (int64_t)i * n, n, 0, 0, e);
+        if (!code) code = plan(all, &to->ups[i], l->up_experts, (int64_t)i * n, n, 0, 0, e);
+        if (!code) code = plan(all, &to->downs[i], l->down_experts, (int64_t)i * m->embedding, m->embedding, 0, 0, e);
+    }
+    to->form_router = form_of(&to->router);
+    to->form_ffn = form_of(&to->gates[0]) | form_of(&to->ups[0]);
+    to->form_down = form_of(&to->downs[0]);
+    return code;
+}
+
+static enum err_code plan_all(struct cpu *c, struct packings *all, struct err *e)
+{
+    const struct model *m = c->model;
+    enum err_code code = ERR_OK;
+    for (int i = 0; i < m->layers && !code; i++) {
+        code = plan_attention(c, all, i, e);
+        if (!code) code = m->experts ? plan_experts(c, all, i, e) : plan_dense(c, all, i, e);
+        if (!code) code = vector(&c->layer[i].ffn_norm, m->layer[i].ffn_norm, 0, m->embedding, 0, 0, e);
+        if (!code) code = vector(&c->layer[i].ffn_post, m->layer[i].ffn_post_norm, 0, m->embedding, 0, 0, e);
+    }
+    if (!code) code = plan(all, &c->output, m->output, 0, m->vocabulary, 0, 0, e);
+    if (!code) code = vector(&c->output_norm, m->output_norm, 0, m->embedding, 0, 0, e);
+    if (!code) code = vector(&c->output_bias, m->output_bias, 0, m->vocabulary, 0, 0, e);
+    c->form_output = form_of(&c->output);
+    return code;
+}
+
+enum err_code cpu_pack(struct cpu *c, struct err *e)
+{
+    struct packings all = {.pool = c->pool};
+    c->layer = calloc((size_t)c->model->layers, sizeof *c->layer);
+    enum err_code code = c->layer ? plan_all(c, &all, e) : err_set(e, ERR_MEMORY, "no memory for the layers");
+    if (!code) {
+        all.scratch = malloc(all.scratch_size * (size_t)pool_threads(c->pool));
+        if (!all.scratch) code = err_set(e, ERR_MEMORY, "no memory to pack weights");
+    }
+    if (!code) {
+        for (int i = 0; i < all.count; i++) {
+            const struct packing *p = &all.list[i];
+            bool expert = p->from->dims == 3;
+            int64_t share = expert ? c->model->experts_used : 1, of = expert ? c->model->experts : 1;
+            c->macs += (int64_t)p->to->rows * p->to->k * share / of;
+            c->bytes += (int64_t)p->to->panel_bytes * p->to->panels * share / of;
+        }
+        /* Small models are packed by the caller alone: waking the others takes longer. */
+        pool_run(c->pool, all.chunk_total > 4096 ? pool_threads(c->pool) : 1, pack_job, &all);
+    }
+    free(all.scratch);
+    free(all.list);
+    return code;
+}
+
+void cpu_unpack(struct cpu *c)
+{
+    for (int i = 0; c->layer && i < c->model->layers; i++) {
+        struct cpu_layer *l = &c->layer[i];
+        struct packed *matrices[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down, &l->router};
+        float *vectors[] = {l->attn_norm, l->ffn_norm, l->q_bias, l->k_bias,    l->v_bias,
+                            l->o_bias,    l->q_norm,   l->k_norm, l->attn_post, l->ffn_post};
+        for (size_t j = 0; j < sizeof matrices / sizeof matrices[0]; j++) packed_release(matrices[j]);
+        for (size_t j = 0; j < sizeof vectors / sizeof vectors[0]; j++) free(vectors[j]);
+        for (int j = 0; l->gates && j < c->model->experts * 3; j++) packed_release(&l->gates[j]);
+        free(l->gates);
+    }
+    packed_release(&c->output);
+    free(c->output_norm);
+    free(c->output_bias);
+    free(c->layer);
+}

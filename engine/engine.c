@@ -1,0 +1,232 @@
+#include "engine/engine.h"
+
+#include "engine/backend.h"
+#include "engine/model_identity.h"
+#include "engine/sched.h"
+#include "engine/template.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct engine {
+    struct model *model;
+    struct tokenizer *tokenizer;
+    struct template *chat;  /* NULL where the file has none */
+    struct err chat_error;  /* why its template did not parse */
+    struct backend *backend;
+    struct sched *sched;
+    char *name, *chat_source, quantization[16], identity[65];
+    int context_tokens;
+    int32_t think_open, think_close;
+};
+
+/* ---- opening ---- */
+
+static char *copy_string(struct gguf_string s)
+{
+    return s.data ? strndup(s.data, s.len) : NULL;
+}
+
+static char *name_of(const struct gguf *gguf, const char *path)
+{
+    struct gguf_string s = gguf_str(gguf, "general.name");
+    const char *slash = strrchr(path, '/');
+    return s.data && s.len ? copy_string(s) : strdup(slash ? slash + 1 : path);
+}
+
+/* The type that holds most elements; K-quant mixes are called by their common name where the file gives it. */
+static void quantization_of(const struct gguf *gguf, char *out, size_t size)
+{
+    static const struct {
+        int file_type;
+        const char *name;
+    } MIXES[] = {{10, "Q2_K"}, {11, "Q3_K_S"}, {12, "Q3_K_M"}, {13, "Q3_K_L"}, {14, "Q4_K_S"}, {15, "Q4_K_M"}, {16, "Q5_K_S"}, {17, "Q5_K_M"}};
+    int64_t bytes[64] = {0}, file_type = gguf_int(gguf, "general.file_type", -1);
+    int best = 0;
+    for (int i = 0; i < gguf_tensor_count(gguf); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(gguf, i);
+        if ((unsigned)t->type < 64) bytes[t->type] += t->bytes;
+    }
+    for (int i = 1; i < 64; i++)
+        if (bytes[i] > bytes[best]) best = i;
+    const struct gguf_type_info *info = gguf_type_info((uint32_t)best);
+    (void)snprintf(out, size, "%s", info ? info->name : "?");
+    for (size_t i = 0; i < sizeof MIXES / sizeof MIXES[0]; i++)
+        if (MIXES[i].file_type == file_type) (void)snprintf(out, size, "%s", MIXES[i].name);
+}
+
+static enum err_code read_file(struct engine *g, const char *path, int context_tokens, struct err *e)
+{
+    struct gguf *gguf;
+    enum err_code code = gguf_open(&gguf, path, e);
+    if (code) return code;
+    if ((code = model_open(&g->model, gguf, context_tokens, e))) {
+        gguf_close(gguf);
+        return code;
+    }
+    if ((code = tokenizer_open(&g->tokenizer, gguf, e))) return code;
+    if ((code = model_identity(gguf, path, g->identity, e))) return code;
+    struct gguf_string chat = gguf_str(gguf, "tokenizer.chat_template");
+    g->name = name_of(gguf, path);
+    g->chat_source = copy_string(chat);
+    quantization_of(gguf, g->quantization, sizeof g->quantization);
+    /* A template that does not parse is told when it is asked for: the model can be used without. */
+#ifdef ENGINE_HAS_TEMPLATE
+    if (chat.data && template_parse(&g->chat, chat.data, chat.len, &g->chat_error)) g->chat = NULL;
+#endif
+    g->think_open = tokenizer_find(g->tokenizer, "<think>");
+    g->think_close = tokenizer_find(g->tokenizer, "</think>");
+    return g->name ? ERR_OK : err_set(e, ERR_MEMORY, "no memory for the model's name");
+}
+
+static int or_else(int value, int otherwise)
+{
+    return value > 0 ? value : otherwise;
+}
+
+static enum err_code start(struct engine *g, const struct engine_options *o, struct err *e)
+{
+    struct sched_options s = {.slots_max = or_else(o->slots_max, 4),
+                              .queue_max = or_else(o->queue_max, 64),
+                              .context_tokens = or_else(o->context_tokens, g->model->context < 8192 ? g->model->context : 8192),
+                              .prefill_tokens = or_else(o->prefill_tokens, 256)};
+    if (o->slots_max > 1024 || o->queue_max > 1 << 20 || o->prefill_tokens > 1 << 14 || o->context_tokens > 1 << 24)
+        return err_set(e, ERR_INVALID, "at most 1024 slots, a queue of 1048576, 16384 prefill tokens, a context of 16777216");
+    if (o->kv != ENGINE_KV_F16) return err_set(e, ERR_UNSUPPORTED, "a KV cache of Q8_0 is not supported yet; use F16");
+    if (s.context_tokens < 2) return err_set(e, ERR_INVALID, "a context of %d tokens; 2 are the least", s.context_tokens);
+    const int page = 32;
+    int64_t of_one = (s.context_tokens + page - 1) / page, pages = of_one * s.slots_max;
+    if (o->kv_bytes_max > 0) pages = o->kv_bytes_max / cpu_page_bytes(g->model);
+    if (pages < of_one)
+        return err_set(e, ERR_INVALID, "kv_bytes_max holds %lld tokens; one sequence of %d needs %lld bytes", (long long)pages * page,
+                       s.context_tokens, (long long)(of_one * cpu_page_bytes(g->model)));
+    if (pages > 1 << 24) pages = 1 << 24;
+    s.pages = (int)pages;
+    g->context_tokens = s.context_tokens;
+    struct backend_options b = {.kernels = o->kernels, .threads = o->threads, .pin = o->pin, .pages = s.pages,
+                                .cols_max = s.slots_max + s.prefill_tokens, .wanted_max = s.slots_max * 2};
+    enum err_code code = cpu_open(&g->backend, g->model, &b, e);
+    return code ? code : sched_open(&g->sched, g->backend, g->model, g->tokenizer, &s, e);
+}
+
+enum err_code engine_open(struct engine **out, const struct engine_options *options, struct err *e)
+{
+    if (!options->path) return err_set(e, ERR_INVALID, "no model file was named");
+    struct engine *g = calloc(1, sizeof *g);
+    if (!g) return err_set(e, ERR_MEMORY, "no memory for an engine");
+    enum err_code code = read_file(g, options->path, options->context_tokens, e);
+    if (!code && tokenizer_vocabulary(g->tokenizer) > g->model->vocabulary)
+        code = err_set(e, ERR_CORRUPT, "the tokenizer knows %d tokens, the model's tensors %d", tokenizer_vocabulary(g->tokenizer),
+                       g->model->vocabulary);
+    if (!code) code = start(g, options, e);
+    if (code) {
+        engine_close(g);
+        return code;
+    }
+    *out = g;
+    return ERR_OK;
+}
+
+void engine_close(struct engine *g)
+{
+    if (!g) return;
+    sched_close(g->sched);
+    if (g->backend) g->backend->close(g->backend);
+#ifdef ENGINE_HAS_TEMPLATE
+    template_free(g->chat);
+#endif
+    tokenizer_close(g->tokenizer);
+    model_close(g->model);
+    free(g->name);
+    free(g->chat_source);
+    free(g);
+}
+
+void engine_info(const struct engine *g, struct engine_info *out)
+{
+    *out = (struct engine_info){.name = g->name,
+                                .architecture = g->model->arch->name,
+                                .kernels = g->backend->kernels,
+                                .identity = g->identity,
+                                .quantization = g->quantization,
+                                .chat_template = g->chat_source,
+                                .parameters = g->model->parameters,
+                                .bytes = gguf_file_bytes(g->model->gguf),
+                                .embedding = g->model->embedding,
+                                .layers = g->model->layers,
+                                .vocabulary = g->model->vocabulary,
+                                .context_tokens = g->context_tokens,
+                                .bos = tokenizer_bos(g->tokenizer),
+                                .eos = tokenizer_eos(g->tokenizer),
+                                .think_open = g->think_open,
+                                .think_close = g->think_close};
+}
+
+/* ---- text ---- */
+
+enum err_code engine_tokenize(const struct engine *g, const char *text, size_t len, int flags, int32_t **ids, int *count,
+                              struct err *e)
+{
+    return tokenizer_encode(g->tokenizer, text, len, flags, ids, count, e);
+}
+
+size_t engine_token_bytes(const struct engine *g, int32_t id, bool special, char *out, size_t size)
+{
+    return tokenizer_bytes(g->tokenizer, id, special, out, size);
+}
+
+/* ChatML, which most models without a template have seen; where its markers are no tokens, "role: content" lines. */
+static enum err_code render_plain(const struct engine *g, const struct engine_message *messages, int count, bool prompt,
+                                  struct buf *out, struct err *e)
+{
+    bool chatml = tokenizer_find(g->tokenizer, "<|im_start|>") >= 0;
+    for (int i = 0; i < count; i++) {
+        bool open = !prompt && i == count - 1; /* the last turn goes on */
+        (void)buf_addf(out, chatml ? "<|im_start|>%s\n%s" : "%s: %s", messages[i].role, messages[i].content);
+        if (!open) (void)buf_adds(out, chatml ? "<|im_end|>\n" : "\n");
+    }
+    if (prompt) (void)buf_adds(out, chatml ? "<|im_start|>assistant\n" : "assistant:");
+    return buf_ok(out) ? ERR_OK : err_set(e, out->failed, "the chat's prompt is larger than %zu bytes", out->max);
+}
+
+enum err_code engine_render_chat(const struct engine *g, const struct engine_message *messages, int count, const char *tools_json,
+                                 bool add_generation_prompt, struct buf *out, struct err *e)
+{
+    if (!g->chat && g->chat_error.code) {
+        if (e) *e = g->chat_error;
+        return g->chat_error.code;
+    }
+    if (!g->chat) return render_plain(g, messages, count, add_generation_prompt, out, e);
+#ifndef ENGINE_HAS_TEMPLATE
+    (void)tools_json;
+    return ERR_UNSUPPORTED;
+#else
+    char bos[256] = "", eos[256] = "";
+    int32_t ids[2] = {tokenizer_bos(g->tokenizer), tokenizer_eos(g->tokenizer)};
+    for (int i = 0; i < 2; i++) {
+        char *text = i ? eos : bos;
+        size_t n = ids[i] >= 0 ? tokenizer_bytes(g->tokenizer, ids[i], true, text, 255) : 0;
+        text[n < 255 ? n : 255] = 0;
+    }
+    return template_render(g->chat, messages, count, tools_json, add_generation_prompt, bos, eos, out, e);
+#endif
+}
+
+/* ---- tokens ---- */
+
+enum err_code engine_submit(struct engine *g, uint64_t id, const struct engine_request *request, const struct engine_sink *sink,
+                            struct err *e)
+{
+    return sched_submit(g->sched, id, request, sink, e);
+}
+
+void engine_cancel(struct engine *g, uint64_t id)
+{
+    sched_cancel(g->sched, id);
+}
+
+void engine_stats(const struct engine *g, struct engine_stats *out)
+{
+    sched_stats(g->sched, out);
+}

@@ -1,0 +1,296 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "engine/cpu/kernels.h"
+#include "tests/engine/tiny_model.h"
+
+static const enum gguf_type TYPES[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1,
+                                       GGUF_IQ4_NL, GGUF_Q2_K, GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K};
+enum { TYPES_COUNT = sizeof TYPES / sizeof TYPES[0], ROWS = 37, K = 512, COLS = 29, LDY = 48 };
+
+/* A random matrix in all its shapes, and random columns. */
+struct fixture {
+    struct packed w;
+    float *plain; /* (ROWS, K) dequantized */
+    float x[COLS][K];
+};
+
+static void fixture_init(struct fixture *f, enum gguf_type type)
+{
+    uint64_t seed = 42 + (uint64_t)type;
+    size_t bytes = pack_row_bytes(type, K);
+    unsigned char *raw = malloc(bytes * ROWS);
+    void *scratch = malloc(packed_scratch(K));
+    f->plain = malloc(sizeof *f->plain * ROWS * K);
+    tiny_fill(type, raw, bytes * ROWS, 1, &seed);
+    assert_int_equal(packed_init(&f->w, type, ROWS, K, NULL), ERR_OK);
+    for (int r = 0; r < ROWS; r++) {
+        packed_set_row(&f->w, r, raw + (size_t)r * bytes, scratch);
+        pack_dequantize(type, raw + (size_t)r * bytes, K, f->plain + r * K, scratch);
+    }
+    for (int c = 0; c < COLS; c++)
+        for (int i = 0; i < K; i++) f->x[c][i] = tiny_uniform(&seed) * (c == 3 ? 100.0f : 1.0f) * (c == 5 && i < 64 ? 0.0f : 1.0f);
+    free(raw);
+    free(scratch);
+}
+
+static void fixture_release(struct fixture *f)
+{
+    packed_release(&f->w);
+    free(f->plain);
+}
+
+static struct acts acts_new(int cols)
+{
+    size_t n = (size_t)cols * K;
+    return (struct acts){.k = K, .cols = cols, .q = malloc(n), .d = malloc(n / 8), .ds32 = malloc(n / 8), .ds16 = malloc(n / 4),
+                         .n32 = malloc(n / 8), .n16 = malloc(n / 4), .f = malloc(n * 4)};
+}
+
+static void acts_free(struct acts *a)
+{
+    void *all[] = {a->q, a->d, a->ds32, a->ds16, a->n32, a->n16, a->f};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
+}
+
+/* y (cols, LDY) = W x of columns [first, first + cols). */
+static void product(const struct kernels *k, struct fixture *f, int first, int cols, float *y)
+{
+    struct acts a = acts_new(cols);
+    for (int c = 0; c < cols; c++) (pack_format(f->w.type)->element ? k->put_float : k->put_q8)(&a, c, f->x[first + c]);
+    for (int p = 0; p < f->w.panels; p++) k->matmul(&f->w, p, &a, y, LDY);
+    acts_free(&a);
+}
+
+/* The activations that a quantized product sees: rounded to 8 bits by 32. */
+static void rounded(const float *x, bool quantized, double *out)
+{
+    for (int b = 0; b < K; b += 32) {
+        float most = 0;
+        for (int i = b; i < b + 32; i++) most = fmaxf(most, fabsf(x[i]));
+        float inverse = most > 0 ? 127.0f / most : 0;
+        for (int i = b; i < b + 32; i++)
+            out[i] = quantized ? (double)rintf(x[i] * inverse) * (double)(most / 127.0f) : (double)x[i];
+    }
+}
+
+static void products_equal_a_double_precision_reference(void **state)
+{
+    (void)state;
+    const struct kernels *scalar = kernels_find("scalar");
+    for (int t = 0; t < TYPES_COUNT; t++) {
+        struct fixture f;
+        float y[COLS * LDY];
+        fixture_init(&f, TYPES[t]);
+        product(scalar, &f, 0, COLS, y);
+        for (int c = 0; c < COLS; c++) {
+            double x[K];
+            rounded(f.x[c], !pack_format(TYPES[t])->element, x);
+            for (int r = 0; r < ROWS; r++) {
+                double want = 0, size = 0;
+                for (int i = 0; i < K; i++) {
+                    want += (double)f.plain[r * K + i] * x[i];
+                    size += fabs((double)f.plain[r * K + i] * x[i]);
+                }
+                if (fabs((double)y[c * LDY + r] - want) > size * 1e-6)
+                    fail_msg("type %d, row %d, column %d: %g instead of %g", (int)TYPES[t], r, c, (double)y[c * LDY + r], want);
+            }
+        }
+        fixture_release(&f);
+    }
+}
+
+static void every_set_and_every_batch_gives_the_same_bits(void **state)
+{
+    (void)state;
+    static const int CUTS[][8] = {{29}, {1, 28}, {12, 12, 5}, {2, 3, 7, 17}, {8, 13, 4, 4}, {1, 1, 1, 26}};
+    for (int t = 0; t < TYPES_COUNT; t++) {
+        struct fixture f;
+        float want[COLS * LDY], y[COLS * LDY];
+        fixture_init(&f, TYPES[t]);
+        product(kernels_find("scalar"), &f, 0, COLS, want);
+        const struct kernels *k;
+        for (int i = 0; (k = kernels_at(i)) != NULL; i++)
+            for (size_t cut = 0; cut < sizeof CUTS / sizeof CUTS[0]; cut++) {
+                for (int c = 0, part = 0; c < COLS; c += CUTS[cut][part++]) product(k, &f, c, CUTS[cut][part], y + c * LDY);
+                for (int c = 0; c < COLS; c++)
+                    if (memcmp(y + c * LDY, want + c * LDY, ROWS * sizeof *y) != 0)
+                        fail_msg("%s differs: type %d, column %d, cut %zu", k->name, (int)TYPES[t], c, cut);
+            }
+        fixture_release(&f);
+    }
+}
+
+/* ---- attention ---- */
+
+enum { HEAD = 48, TOKENS = 101, PAGES = 4 };
+
+struct cache {
+    uint16_t k[PAGES * HEAD * KV_PAGE_TOKENS], v[PAGES * HEAD * KV_PAGE_TOKENS];
+    float plain_k[TOKENS][HEAD], plain_v[TOKENS][HEAD];
+    int32_t pages[PAGES];
+};
+
+static void fill_cache(struct cache *c, const struct kernels *k)
+{
+    static const int32_t ORDER[PAGES] = {2, 0, 3, 1};
+    uint64_t seed = 5;
+    memset(c, 0xff, sizeof *c); /* what was never written is NaN: it must not be read */
+    memcpy(c->pages, ORDER, sizeof ORDER);
+    for (int t = 0; t < TOKENS; t++) {
+        for (int i = 0; i < HEAD; i++) {
+            c->plain_k[t][i] = half_to_float(half_from_float(tiny_uniform(&seed)));
+            c->plain_v[t][i] = half_to_float(half_from_float(tiny_uniform(&seed)));
+        }
+        size_t at = (size_t)ORDER[t / KV_PAGE_TOKENS] * HEAD * KV_PAGE_TOKENS;
+        k->put_kv(c->k + at, c->v + at, t % KV_PAGE_TOKENS, c->plain_k[t], c->plain_v[t], HEAD);
+    }
+}
+
+static void attention_reference(const struct cache *c, const float *q, int position, int window, double cap, double *out)
+{
+    double p[TOKENS], sum = 0, most = -1e300;
+    int first = window && position - window + 1 > 0 ? position - window + 1 : 0;
+    for (int t = first; t <= position; t++) {
+        p[t] = 0;
+        for (int i = 0; i < HEAD; i++) p[t] += (double)q[i] * (double)c->plain_k[t][i];
+        if (cap > 0) p[t] = cap * tanh(p[t] / cap);
+        most = fmax(most, p[t]);
+    }
+    memset(out, 0, HEAD * sizeof *out);
+    for (int t = first; t <= position; t++) sum += exp(p[t] - most);
+    for (int t = first; t <= position; t++)
+        for (int i = 0; i < HEAD; i++) out[i] += exp(p[t] - most) / sum * (double)c->plain_v[t][i];
+}
+
+static void attend_all(const struct kernels *k, const struct cache *c, float (*q)[HEAD], float (*out)[HEAD], int rows, int group,
+                       int position, int window, float cap)
+{
+    for (int first = 0; first < rows; first += ATTEND_ROWS) {
+        struct attend a = {.rows = rows - first < ATTEND_ROWS ? rows - first : ATTEND_ROWS, .head_dim = HEAD, .window = window,
+                           .softcap = cap, .pages = c->pages, .k = c->k, .v = c->v, .page_stride = HEAD * KV_PAGE_TOKENS};
+        for (int r = 0; r < a.rows; r++) {
+            a.q[r] = q[first + r];
+            a.out[r] = out[first + r];
+            a.position[r] = position + (first + r) / group;
+        }
+        k->attend(&a);
+    }
+}
+
+static void attention_equals_a_double_precision_reference(void **state)
+{
+    (void)state;
+    static struct cache c;
+    static const struct {
+        int rows, group, position, window;
+        float cap;
+    } CASES[] = {{1, 1, 0, 0, 0}, {7, 7, 100, 0, 0}, {21, 3, 94, 0, 0}, {40, 4, 60, 0, 2}, {30, 2, 70, 17, 0}, {5, 1, 30, 1, 0}, {9, 3, 98, 64, 1}};
+    const struct kernels *k;
+    for (int i = 0; (k = kernels_at(i)) != NULL; i++) {
+        fill_cache(&c, k);
+        for (size_t n = 0; n < sizeof CASES / sizeof CASES[0]; n++) {
+            float q[40][HEAD], out[40][HEAD], alone[1][HEAD];
+            uint64_t seed = 9;
+            for (int r = 0; r < 40; r++)
+                for (int d = 0; d < HEAD; d++) q[r][d] = tiny_uniform(&seed);
+            attend_all(k, &c, q, out, CASES[n].rows, CASES[n].group, CASES[n].position, CASES[n].window, CASES[n].cap);
+            for (int r = 0; r < CASES[n].rows; r++) {
+                double want[HEAD];
+                int position = CASES[n].position + r / CASES[n].group;
+                attention_reference(&c, q[r], position, CASES[n].window, (double)CASES[n].cap, want);
+                for (int d = 0; d < HEAD; d++)
+                    if (fabs((double)out[r][d] - want[d]) > 2e-6) fail_msg("%s case %zu row %d: %g for %g", k->name, n, r, (double)out[r][d], want[d]);
+                attend_all(k, &c, q + r, alone, 1, 1, position, CASES[n].window, CASES[n].cap);
+                assert_memory_equal(alone[0], out[r], sizeof alone[0]);
+            }
+        }
+    }
+}
+
+/* ---- the small ones ---- */
+
+static void elementwise_kernels_equal_libm(void **state)
+{
+    (void)state;
+    const struct kernels *k;
+    for (int i = 0; (k = kernels_at(i)) != NULL; i++) {
+        float x[K], silu[K], gelu[K], capped[K], up[K];
+        for (int j = 0; j < K; j++) {
+            x[j] = silu[j] = gelu[j] = capped[j] = (float)(j - K / 2) * 0.4f;
+            up[j] = 0.5f;
+        }
+        k->silu_mul(silu, up, K);
+        k->gelu_mul(gelu, up, K);
+        k->softcap(capped, K, 30);
+        for (int j = 0; j < K; j++) {
+            double v = (double)x[j], u = sqrt(2 / 3.14159265358979) * (v + 0.044715 * v * v * v);
+            double near = 2e-6 * fmax(1, fabs(v));
+            assert_true(fabs((double)silu[j] - 0.5 * v / (1 + exp(-v))) < near);
+            assert_true(fabs((double)gelu[j] - 0.25 * v * (1 + tanh(u))) < near);
+            assert_true(fabs((double)capped[j] - 30 * tanh(v / 30)) < 1e-5);
+        }
+    }
+}
+
+static void the_distribution_is_measured(void **state)
+{
+    (void)state;
+    const struct kernels *k;
+    enum { N = 1037 };
+    float x[N + 16];
+    uint64_t seed = 3;
+    for (int i = 0; i < N + 16; i++) x[i] = i < N ? tiny_uniform(&seed) * 12 : NAN;
+    x[1036] = 11.9f;
+    x[5] = 12.5f;
+    double sum = 0, entropy = 0, second = 0;
+    for (int i = 0; i < N; i++) sum += exp((double)x[i]);
+    for (int i = 0; i < N; i++) {
+        double p = exp((double)x[i]) / sum;
+        entropy -= p * log(p);
+        second += p * log(p) * log(p);
+    }
+    for (int i = 0; (k = kernels_at(i)) != NULL; i++) {
+        struct logit_stats st;
+        k->stats(x, N, &st);
+        assert_int_equal(st.best, 5);
+        assert_true(fabs((double)st.logsum - log(sum)) < 1e-5);
+        assert_true(fabs((double)st.entropy - entropy) < 1e-5);
+        assert_true(fabs((double)st.varentropy - (second - entropy * entropy)) < 1e-4);
+        double runner = -INFINITY;
+        for (int j = 0; j < N; j++)
+            if (j != 5) runner = fmax(runner, (double)x[j]);
+        assert_true(fabs((double)st.margin - (exp(12.5) - exp(runner)) / sum) < 1e-6);
+    }
+}
+
+static void halves_round_as_the_hardware_does(void **state)
+{
+    (void)state;
+    for (uint32_t h = 0; h < 65536; h++) {
+        if ((h & 0x7c00) == 0x7c00 && (h & 0x3ff)) continue; /* NaN */
+        assert_int_equal(half_from_float(half_to_float((uint16_t)h)), h);
+    }
+    assert_int_equal(half_from_float(1.0f + 0x1p-11f), 0x3c00); /* a tie goes to even */
+    assert_int_equal(half_from_float(1.0f + 0x3p-11f), 0x3c02);
+    assert_int_equal(half_from_float(65520.0f), 0x7c00);
+    assert_int_equal(half_from_float(65519.0f), 0x7bff);
+    assert_int_equal(half_from_float(-0x1p-25f), 0x8000);
+    assert_int_equal(half_from_float(0x3p-25f), 0x0002);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products_equal_a_double_precision_reference),
+        cmocka_unit_test(every_set_and_every_batch_gives_the_same_bits),
+        cmocka_unit_test(attention_equals_a_double_precision_reference),
+        cmocka_unit_test(elementwise_kernels_equal_libm),
+        cmocka_unit_test(the_distribution_is_measured),
+        cmocka_unit_test(halves_round_as_the_hardware_does),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
