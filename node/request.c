@@ -418,7 +418,8 @@ void request_finish(struct request *r, const struct msg_done *last)
     if (done.degraded) metrics_add(node->metrics, METRIC_DEGRADED, 1);
     struct request_table *t = node->requests;
     if (done.tier == TIER_CORE && done.completion_tokens > 0)
-        t->core_output_tokens = t->core_output_tokens * 0.95 + (double)done.completion_tokens * 0.05;
+        t->core_output_tokens = t->core_output_tokens > 0 ? t->core_output_tokens * 0.95 + (double)done.completion_tokens * 0.05
+                                                          : (double)done.completion_tokens;
     request_log(r, ERR_OK, "", &done);
     shadow_offer(r);
     conversation_note(t, r->submit->conversation, done.tier);

@@ -106,7 +106,7 @@ struct request_table {
     struct loop_timer wake_timer;
     double ended_per_s;         /* running mean */
     int64_t last_end_us;
-    double core_output_tokens;  /* running mean: what core would have said */
+    double core_output_tokens;  /* running mean of what core says; 0 until it has been heard */
     struct {
         char name[LOG_WORD];
         enum tier tier;

@@ -6,12 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What core alone would have cost: the same prompt, and as many tokens as core has needed on average here. */
+/* What core alone would have cost: the same prompt, and as many tokens as core has needed on average here; until core
+ * has been heard, as many as were needed now, which is rather too few. */
 double request_core_price(const struct request *r, int64_t completion_tokens)
 {
     const struct policy_price *core = &r->policy.price[TIER_CORE];
     if (r->first_tier == TIER_CORE && r->hop_count == 1) return r->price_usd;
-    double output = r->first_tier == TIER_CORE ? (double)completion_tokens : r->node->requests->core_output_tokens;
+    double output = (double)completion_tokens, mean = r->node->requests->core_output_tokens;
+    if (r->first_tier != TIER_CORE && mean > 0) output = mean;
     return policy_price_usd(core, (int)r->prompt_tokens, (int)output, 0);
 }
 
