@@ -27,7 +27,7 @@ enum {
     HTTP_UNREAD_MAX = 4 << 20,  /* bytes of a stream a client may leave unread */
     HTTP_OFF_LOOP = 64 << 10,   /* larger bodies are parsed on the parser's thread */
     HTTP_PARSING_MAX = 64,      /* bodies waiting for it */
-    HTTP_COMMENT_MS = 15000,    /* a stream that is silent for so long gets a comment */
+    HTTP_COMMENT_MS = 15000,    /* a stream that is silent for so long gets a comment; less in tests */
     HTTP_LINGER_MAX = 16 << 20, /* bytes past the limit, and time, that a refused body is read past */
     HTTP_LINGER_MS = 5000
 };
@@ -100,7 +100,10 @@ struct http_front {
     struct http_keys keys;
     uid_t uids[CONFIG_LIST_MAX];
     int uid_count;
+    unsigned char random[512];  /* for request ids: the kernel is asked once for many */
+    int random_left;
     int leaving;                /* epoll set: connections whose client may leave */
+    int comment_ms;             /* HTTP_COMMENT_MS */
     struct loop_timer sweep;    /* each second: comments into silent streams, connections that never get on */
     struct http_conn *conns;
     struct http_parser *parser;

@@ -503,6 +503,22 @@ static enum MHD_Result answer(struct http_call *call)
 
 /* ---- libmicrohttpd's side ---- */
 
+static void new_id(struct http_front *front, char out[33])
+{
+    static const char HEX[] = "0123456789abcdef";
+    if (front->random_left < 16) {
+        randombytes_buf(front->random, sizeof front->random);
+        front->random_left = sizeof front->random;
+    }
+    front->random_left -= 16;
+    for (int i = 0; i < 16; i++) {
+        unsigned char byte = front->random[front->random_left + i];
+        out[2 * i] = HEX[byte >> 4];
+        out[2 * i + 1] = HEX[byte & 15];
+    }
+    out[32] = 0;
+}
+
 static struct http_call *call_open(struct http_door *door, struct MHD_Connection *mhd, const char *url, const char *method)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -515,9 +531,7 @@ static struct http_call *call_open(struct http_door *door, struct MHD_Connection
     call->began_us = clock_mono_us();
     call->tier = TIER_NONE;
     conn->call = call;
-    unsigned char random[16];
-    randombytes_buf(random, sizeof random);
-    sodium_bin2hex(call->id, sizeof call->id, random, sizeof random);
+    new_id(door->front, call->id);
     buf_init(&call->body, (size_t)node->config->http.body_bytes_max);
     metrics_add(node->metrics, METRIC_HTTP_REQUESTS, 1);
     if (http_head_read(&call->head, conn, mhd, url, method, &call->refusal) == ERR_OK) call->refusal.code = ERR_OK;
@@ -611,9 +625,10 @@ void http_call_sweep(struct http_call *call, int64_t now_us)
 {
     int64_t body_us = 2000 * (int64_t)node_of(call)->config->http.idle_timeout_ms;
     if (call->lingering) body_us = HTTP_LINGER_MS * 1000;
+    if (call->conn->gone) body_us = 0; /* half a body, and no more will come */
     if (call->step == READING && now_us - call->began_us > body_us) (void)shutdown(call->conn->fd, SHUT_RDWR);
     if (!call->streaming || call->finished || !call->suspended) return;
-    if (now_us - call->fed_us < (int64_t)HTTP_COMMENT_MS * 1000) return;
+    if (now_us - call->fed_us < (int64_t)front_of(call)->comment_ms * 1000) return;
     call->fed_us = now_us;
     buf_adds(&call->out, ": still working\n\n");
     call_wake(call);
