@@ -162,6 +162,11 @@ static const struct {
      "CASE d.tier WHEN 'edge' THEN p_edge WHEN 'region' THEN p_region WHEN 'core' THEN p_core END AS p "
      "FROM labels AS l JOIN decisions AS d ON d.request = l.request AND d.from_below = 0 "
      "WHERE l.at_ms >= ?1 AND l.tier IN ('none', d.tier)) WHERE p IS NOT NULL GROUP BY day, tier"},
+    {"drift", "Drift: what the router saw each day, of the last 100,000 decisions",
+     "SELECT date(at_ms / 1000, 'unixepoch') AS day, router, count(*) AS decisions, round(avg(ood), 4) AS unlike, "
+     "round(avg(p_edge), 4) AS p_edge, round(avg(p_region), 4) AS p_region, round(avg(p_core), 4) AS p_core, "
+     "round(avg(prompt_chars), 1) AS prompt_chars FROM (SELECT * FROM decisions ORDER BY id DESC LIMIT 100000) "
+     "WHERE from_below = 0 AND at_ms >= ?1 AND router <> '' GROUP BY day, router"},
 };
 enum { SUMMARY_PARTS = sizeof SUMMARY / sizeof SUMMARY[0] };
 

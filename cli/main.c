@@ -24,6 +24,7 @@ const struct cli_command CLI_COMMANDS[] = {
     {"config", "print every key of the configuration, or the values in force", cmd_config},
     {"generate", "answer one prompt with a model file", cmd_generate},
     {"perplexity", "how well a model foretells a text", cmd_perplexity},
+    {"quantize", "write a model file in a smaller type", cmd_quantize},
     {"bench", "measure the engine on this machine", cmd_bench},
     {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"completion", "print the completion script of a shell", cmd_completion},
