@@ -25,7 +25,7 @@ class LlamaRef:
         tokens = self.metadata["tokenizer.ggml.tokens"]
         kinds = self.metadata["tokenizer.ggml.token_type"]
         merges = [m.split(" ") for m in self.metadata["tokenizer.ggml.merges"]]
-        self.tokenizer = Tokenizer(merges, [t for t, kind in zip(tokens, kinds) if kind == 3])
+        self.tokenizer = Tokenizer(merges, [t for t, kind in zip(tokens, kinds) if kind in (3, 4)])
         assert self.tokenizer.tokens == tokens
         self.stop = self.metadata["tokenizer.ggml.eos_token_id"]
 

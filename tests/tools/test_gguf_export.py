@@ -50,6 +50,8 @@ def test_a_shipped_model_says_what_it_is(name):
     assert metadata["tokenizer.ggml.model"] == "gpt2" and metadata["tokenizer.ggml.pre"] == "smollm"
     assert metadata["tokenizer.chat_template"] == chat.TEMPLATE
     assert len(metadata["tokenizer.ggml.tokens"]) == metadata["llama.vocab_size"] == len(tensors["token_embd.weight"])
+    kinds = dict(zip(metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]))
+    assert kinds["<think>"] == kinds["</think>"] == 4 and kinds["<|end|>"] == kinds["<|user|>"] == 3
     assert all(t.shape[-1] % 32 == 0 for t in tensors.values())
 
 
