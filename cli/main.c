@@ -23,6 +23,7 @@ const struct cli_command CLI_COMMANDS[] = {
     {"config", "print every key of the configuration, or the values in force", cmd_config},
     {"generate", "answer one prompt with a model file", cmd_generate},
     {"perplexity", "how well a model foretells a text", cmd_perplexity},
+    {"import", "make a model file from a Hugging Face folder or an Ollama model", cmd_import},
     {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"completion", "print the completion script of a shell", cmd_completion},
     {"version", "print the version and what this build holds", cmd_version},
