@@ -26,6 +26,7 @@ const struct cli_command CLI_COMMANDS[] = {
     {"perplexity", "how well a model foretells a text", cmd_perplexity},
     {"quantize", "write a model file in a smaller type", cmd_quantize},
     {"bench", "measure the engine on this machine", cmd_bench},
+    {"import", "make a model file from a Hugging Face folder or an Ollama model", cmd_import},
     {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"completion", "print the completion script of a shell", cmd_completion},
     {"version", "print the version and what this build holds", cmd_version},
