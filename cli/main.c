@@ -5,12 +5,10 @@
 
 /* Every subcommand, in the order `rung --help` shows them. */
 const struct cli_command CLI_COMMANDS[] = {
-#ifdef RUNG_NODES
     {"edge", "run the device's node: local socket, local model, escalation", cmd_edge},
     {"region", "run a region's node: a broker with workers", cmd_region},
     {"core", "run the core's node: the largest model or upstreams", cmd_core},
     {"worker", "serve a region's or core's broker with an engine of one's own", cmd_worker},
-#endif
     {"ask", "ask one question and print the answer", cmd_ask},
     {"chat", "talk with the node, a line a turn", cmd_chat},
     {"status", "tell whether the node is ready, and what it has done", cmd_status},

@@ -119,6 +119,8 @@ ERR_CHECKED enum err_code node_reload(struct node *node, struct err *e);
 ERR_CHECKED enum err_code node_policy_command(struct node *node, const char *body, size_t len, struct err *e);
 /* The policy in force, and the experiment's where one runs. */
 void node_policy_json(const struct node *node, struct buf *out);
+/* Uniform in [0, 1), the same for the same id and salt. */
+double node_dice(const char *id, uint64_t salt);
 /* Which of them a request falls under: stable for its request id, conversation or tenant. */
 const struct policy *node_policy_for(const struct node *node, const struct msg_submit *submit);
 /* Is it up, is it ready (some tier can answer)? One JSON object for /health and /ready. */

@@ -3,7 +3,7 @@
  *
  *   "A" is the policy; an experiment adds "B", which takes a stable share of the traffic until it is stopped or promoted.
  */
-#include "node/request.h"
+#include "node/node.h"
 
 #include "base/textlog.h"
 
@@ -217,11 +217,22 @@ void node_policy_json(const struct node *node, struct buf *out)
     buf_adds(out, "}");
 }
 
+/* Uniform in [0, 1), the same on every resend: splitmix64 over a hash of the id. */
+double node_dice(const char *id, uint64_t salt)
+{
+    uint64_t h = 0xcbf29ce484222325ull ^ salt;
+    for (const unsigned char *p = (const unsigned char *)(id ? id : ""); *p; p++) h = (h ^ *p) * 0x100000001b3ull;
+    h += 0x9e3779b97f4a7c15ull;
+    h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ull;
+    h = (h ^ (h >> 27)) * 0x94d049bb133111ebull;
+    return (double)((h ^ (h >> 31)) >> 11) * 0x1p-53;
+}
+
 const struct policy *node_policy_for(const struct node *node, const struct msg_submit *submit)
 {
     if (node->trial.share <= 0) return &node->policy;
     const char *keys[] = {submit->id, submit->conversation, submit->tenant};
     const char *key = keys[node->trial.arm_by];
     if (!key || !key[0]) key = submit->id;
-    return request_dice(key, 0x61726d73) < node->trial.share ? &node->trial : &node->policy;
+    return node_dice(key, 0x61726d73) < node->trial.share ? &node->trial : &node->policy;
 }

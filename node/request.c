@@ -99,17 +99,6 @@ static void step_classify(struct request *r)
 
 /* ---- DECIDE ---- */
 
-/* Uniform in [0, 1), the same on every resend: splitmix64 over a hash of the id. */
-double request_dice(const char *id, uint64_t salt)
-{
-    uint64_t h = 0xcbf29ce484222325ull ^ salt;
-    for (const unsigned char *p = (const unsigned char *)(id ? id : ""); *p; p++) h = (h ^ *p) * 0x100000001b3ull;
-    h += 0x9e3779b97f4a7c15ull;
-    h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ull;
-    h = (h ^ (h >> 27)) * 0x94d049bb133111ebull;
-    return (double)((h ^ (h >> 31)) >> 11) * 0x1p-53;
-}
-
 static int prompt_tokens_estimate(const struct msg_submit *s)
 {
     size_t bytes = s->prompt ? strlen(s->prompt) : 0;
@@ -134,7 +123,7 @@ static void limits_of(struct request *r, const struct tier_state state[TIERS], s
         .needs_tools = s->has_tools,
         .needs_json = s->has_json_format,
         .needs_parts = s->has_parts,
-        .dice = request_dice(s->id, 0),
+        .dice = node_dice(s->id, 0),
     };
     /* What the node below has chosen stands while that tier is there. */
     if (s->tier != TIER_NONE && s->tier > out->self && s->forced == TIER_NONE && state[s->tier].available)

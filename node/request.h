@@ -147,8 +147,6 @@ void request_log(struct request *r, enum err_code code, const char *error, const
 double request_core_price(const struct request *r, int64_t completion_tokens);
 /* shadow.c: after an answer of the edge's */
 void shadow_offer(struct request *r);
-/* Uniform in [0, 1), the same for the same id and salt. */
-double request_dice(const char *id, uint64_t salt);
 /* request_table.c: budgets and conversations */
 double tenant_budget_left(struct request_table *table, const struct policy *policy, const char *tenant, int64_t wall_ms);
 void tenant_spent(struct request_table *table, const char *tenant, int64_t wall_ms, double usd);

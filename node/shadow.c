@@ -205,7 +205,7 @@ void shadow_offer(struct request *r)
     bool mine = strcmp(r->front, "shadow") == 0;
     if (!all || mine || r->policy.shadow <= 0 || r->first_tier != TIER_EDGE || r->degraded || r->choices_count != 1) return;
     if (s->device_private || r->policy.private_default || s->max_tier == TIER_EDGE || all->queued >= QUEUE_MAX) return;
-    if (request_dice(s->id, 0x736861646f77) >= r->policy.shadow) return;
+    if (node_dice(s->id, 0x736861646f77) >= r->policy.shadow) return;
     struct shadow *sh = calloc(1, sizeof *sh);
     if (!sh) return;
     buf_init(&sh->other, ANSWER_MAX);
