@@ -17,6 +17,7 @@ const struct cli_command CLI_COMMANDS[] = {
     {"why", "tell how one request was decided and what would have changed it", cmd_why},
     {"tune", "what other thresholds would have got right, cost and taken", cmd_tune},
     {"route", "say where a prompt would go, without answering it", cmd_route},
+    {"policy", "show or change the policy of a running node", cmd_policy},
     {"router", "fit and judge the classifier", cmd_router},
     {"check", "tell what is wrong with a configuration file", cmd_check},
     {"config", "print every key of the configuration, or the values in force", cmd_config},

@@ -1,7 +1,8 @@
 """Policies that change while the node runs: set, undone, tried on a share of the traffic; shadow runs as labels."""
 import json
+import subprocess
 
-from ladder import scripted, until
+from ladder import RUNG, scripted, until
 from test_ladder import three_tiers
 
 STAY = {"policy": {"threshold": {"edge": 0.0}, "explore": 0}}
@@ -92,3 +93,17 @@ def test_feedback_becomes_a_label_of_that_request(ladder):
     assert said.status == 200
     label = edge.until_rows(1, "SELECT * FROM labels WHERE source = 'feedback'")[0]
     assert label["value"] == 0 and label["request"] == edge.rows()[0]["request"]
+
+
+def test_the_commands_do_the_same(ladder):
+    edge = two_tiers(ladder)
+
+    def rung(*words):
+        return subprocess.run([RUNG, *words, "--socket", edge.socket], capture_output=True, text=True)
+    assert "threshold_edge" in rung("policy").stdout
+    done = rung("policy", "set", "threshold_edge=1", "threshold_region=1")
+    assert done.returncode == 0 and edge.chat().text == "Forty two."
+    assert rung("tune", "undo").returncode == 0 and edge.chat().text == "forty two"
+    wrong = rung("policy", "set", "treshold_edge=1")
+    assert wrong.returncode == 1 and "treshold_edge" in wrong.stderr
+    assert rung("policy", "go").returncode == 2
