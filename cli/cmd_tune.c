@@ -98,7 +98,7 @@ static void people_print(const struct tune *tune)
 
 /* ---- for programs ---- */
 
-static void json_real(const char *name, double value)
+static void real_print(const char *name, double value)
 {
     if (isfinite(value)) (void)printf("\"%s\": %.9g", name, value);
     else (void)printf("\"%s\": null", name);
@@ -107,17 +107,17 @@ static void json_real(const char *name, double value)
 static void json_value(const char *name, const struct replay_value *v)
 {
     (void)printf(", \"%s\": {", name);
-    json_real("value", v->value);
+    real_print("value", v->value);
     (void)printf(", ");
-    json_real("low", v->low);
+    real_print("low", v->low);
     (void)printf(", ");
-    json_real("high", v->high);
+    real_print("high", v->high);
     (void)printf(", ");
-    json_real("weighted", v->weighted);
+    real_print("weighted", v->weighted);
     (void)printf(", ");
-    json_real("weighted_low", v->weighted_low);
+    real_print("weighted_low", v->weighted_low);
     (void)printf(", ");
-    json_real("weighted_high", v->weighted_high);
+    real_print("weighted_high", v->weighted_high);
     (void)printf("}");
 }
 
@@ -217,11 +217,11 @@ static void arms_print(const struct arms *arms)
 static void change_json(const char *name, const struct arm_difference *d)
 {
     (void)printf(", \"%s\": {", name);
-    json_real("value", d->value);
+    real_print("value", d->value);
     (void)printf(", ");
-    json_real("low", d->low);
+    real_print("low", d->low);
     (void)printf(", ");
-    json_real("high", d->high);
+    real_print("high", d->high);
     (void)printf(", \"decided\": %s}", d->decided ? "true" : "false");
 }
 
@@ -233,11 +233,11 @@ static void arms_json(const struct arms *arms)
         (void)printf("%s{\"arm\": ", i ? ",\n " : "");
         rows_json_text(stdout, a->name, strlen(a->name));
         (void)printf(", \"requests\": %lld, \"labels\": %lld, ", (long long)a->requests, (long long)a->labels);
-        json_real("quality", a->quality.mean);
+        real_print("quality", a->quality.mean);
         (void)printf(", ");
-        json_real("price_usd", a->price_usd.mean);
+        real_print("price_usd", a->price_usd.mean);
         (void)printf(", ");
-        json_real("total_ms", a->total_ms.mean);
+        real_print("total_ms", a->total_ms.mean);
         if (i > 0) {
             change_json("quality_change", &a->quality_change);
             change_json("price_change", &a->price_change);
