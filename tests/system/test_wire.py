@@ -293,13 +293,20 @@ def test_a_worker_that_stops_takes_no_new_work_and_ends_what_runs(ladder):
     assert worker.process.wait(20) == 0
 
 
-def test_a_burst_of_tokens_larger_than_the_queues_arrives_whole(ladder):
-    words = " ".join(f"w{i}" for i in range(20000))
+def test_a_reader_slower_than_the_queues_misses_nothing(ladder):
+    count = 30000  # more than the queues of both sides hold, before the first is read
     region = ladder.region()
-    ladder.worker("w", backends=[scripted("mid", "region", words)])
-    region.until_tiers("region")
-    reply = region.chat(stream=True)
-    assert reply.text == words and reply.done and len(reply.tokens) == 20000
+    worker = worker_speaker(ladder, region)
+    with Speaker(ladder.endpoint("region"), "slow") as client:
+        client.send("SUBMIT", id="r", model="region", messages=HI)
+        worker.until("SUBMIT", id="r")
+        say(worker, "r", ["x"] * count)
+        worker.send("DONE", id="r", finish=["stop"], completion_tokens=count)
+        worker.send("PING", sequence=99)
+        worker.until("PONG", sequence=99)  # the region has taken it all
+        tokens = [fields.get("index", 0) for name, fields in client.answers("r") if name == "TOKEN"]
+    assert tokens == list(range(count))
+    worker.close()
 
 
 def test_zmq_without_a_monitor_is_no_trouble(ladder):
