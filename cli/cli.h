@@ -27,6 +27,7 @@ int cmd_tune(int argc, char **argv);
 int cmd_why(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_config(int argc, char **argv);
+int cmd_keys(int argc, char **argv);
 int cmd_edge(int argc, char **argv);
 int cmd_region(int argc, char **argv);
 int cmd_core(int argc, char **argv);

@@ -21,6 +21,7 @@ const struct cli_command CLI_COMMANDS[] = {
     {"router", "fit and judge the classifier", cmd_router},
     {"check", "tell what is wrong with a configuration file", cmd_check},
     {"config", "print every key of the configuration, or the values in force", cmd_config},
+    {"keys", "make and show the keys by which nodes know each other", cmd_keys},
     {"generate", "answer one prompt with a model file", cmd_generate},
     {"perplexity", "how well a model foretells a text", cmd_perplexity},
     {"quantize", "write a model file in a smaller type", cmd_quantize},
