@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const char HELP[] =
     "usage: rung bench engine (-m FILE | --shape NAME) [OPTIONS]\n"
@@ -44,60 +45,91 @@ static enum err_code open_model(struct probe *p, struct shaped *shaped, const st
     return code;
 }
 
+/* A rate by the clock, and by the processor time of all threads: on a machine that others use too, only the second
+ * says what the code costs. */
+struct rate {
+    double wall, cpu;
+};
+
+struct stopwatch {
+    int64_t wall_us;
+    double cpu_s;
+};
+
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 static double seconds_since(int64_t start_us)
 {
     return (double)(clock_mono_us() - start_us) * 1e-6;
 }
 
-static enum err_code prefill(struct probe *p, const int32_t *ids, const struct options *o, double *rate, struct err *e)
+static struct stopwatch stopwatch_start(void)
+{
+    return (struct stopwatch){clock_mono_us(), cpu_seconds()};
+}
+
+static struct rate stopwatch_rate(struct stopwatch w, int tokens)
+{
+    return (struct rate){tokens / seconds_since(w.wall_us), tokens / (cpu_seconds() - w.cpu_s)};
+}
+
+static enum err_code prefill(struct probe *p, const int32_t *ids, const struct options *o, struct rate *rate, struct err *e)
 {
     struct batch_out out;
-    int64_t start = clock_mono_us();
+    struct stopwatch start = stopwatch_start();
     for (int at = 0; at < o->prompt; at += o->step) {
         int n = o->prompt - at < o->step ? o->prompt - at : o->step;
         enum err_code code = probe_step(p, ids + at, n, at, false, &out, e);
         if (code) return code;
     }
-    *rate = o->prompt / seconds_since(start);
+    *rate = stopwatch_rate(start, o->prompt);
     return ERR_OK;
 }
 
 /* Decoding after a prompt: its KV entries are whatever lies there, which costs the same. */
-static enum err_code decode(struct probe *p, const int32_t *ids, const struct options *o, int streams, double *rate, struct err *e)
+static enum err_code decode(struct probe *p, const int32_t *ids, const struct options *o, int streams, struct rate *rate,
+                            struct err *e)
 {
     struct batch_out out;
-    int64_t start = clock_mono_us();
+    struct stopwatch start = stopwatch_start();
     for (int i = 0; i < o->tokens; i++) {
         enum err_code code = probe_decode(p, ids + i, streams, o->prompt + i, &out, e);
         if (code) return code;
     }
-    *rate = (double)o->tokens * streams / seconds_since(start);
+    *rate = stopwatch_rate(start, o->tokens * streams);
     return ERR_OK;
 }
 
-static int by_size(const void *a, const void *b)
+static int by_wall(const void *a, const void *b)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
+    const struct rate *x = a, *y = b;
+    return x->wall < y->wall ? -1 : x->wall > y->wall;
 }
 
-static double median(double *v, int n)
+static struct rate median(struct rate *v, int n)
 {
-    qsort(v, (size_t)n, sizeof *v, by_size);
-    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+    qsort(v, (size_t)n, sizeof *v, by_wall);
+    return v[n / 2];
 }
 
-static void show(const struct options *o, const struct probe *p, const char *what, int streams, double rate, double bandwidth)
+static void show(const struct options *o, const struct probe *p, const char *what, int streams, struct rate rate,
+                 double bandwidth)
 {
-    double gbs = (double)probe_token_bytes(p) * rate / streams * 1e-9, share = gbs * 1e9 / bandwidth;
+    double gbs = (double)probe_token_bytes(p) * rate.wall / streams * 1e-9, share = gbs * 1e9 / bandwidth;
     bool reads = strcmp(what, "decode") == 0;
     if (o->json) {
-        (void)printf("{\"what\":\"%s\",\"streams\":%d,\"tokens_per_s\":%.2f", what, streams, rate);
+        (void)printf("{\"what\":\"%s\",\"streams\":%d,\"tokens_per_s\":%.2f,\"tokens_per_cpu_s\":%.2f", what, streams,
+                     rate.wall, rate.cpu);
         if (reads) (void)printf(",\"gb_per_s\":%.3f,\"share\":%.4f", gbs, share);
         (void)puts("}");
         return;
     }
-    (void)printf("%-8s %7d %12.2f", what, streams, rate);
+    (void)printf("%-8s %7d %12.2f %14.2f", what, streams, rate.wall, rate.cpu);
     if (reads) (void)printf(" %10.2f %8.0f %%", gbs, share * 100);
     (void)putchar('\n');
 }
@@ -114,14 +146,14 @@ static void show_head(const struct options *o, const struct probe *p, double ban
     (void)printf("%s%s%s: %s, %d threads, %.2f GB read a token, memory reads %.2f GB/s, opened in %.2f s\n\n", name,
                  o->model ? "" : " ", o->model ? "" : o->type, p->backend->kernels, o->threads, (double)probe_token_bytes(p) * 1e-9,
                  bandwidth * 1e-9, open_s);
-    (void)printf("%-8s %7s %12s %10s %10s\n", "what", "streams", "tokens/s", "GB/s", "of memory");
+    (void)printf("%-8s %7s %12s %14s %10s %10s\n", "what", "streams", "tokens/s", "tokens/cpu s", "GB/s", "of memory");
 }
 
 static enum err_code measure(struct probe *p, const struct options *o, double bandwidth, struct err *e)
 {
     int count = (o->prompt > o->tokens + STREAMS_MAX * 8 ? o->prompt : o->tokens) + 64;
     int32_t *ids = malloc((size_t)count * sizeof *ids);
-    double rate[ROUNDS_MAX];
+    struct rate rate[ROUNDS_MAX];
     if (!ids) return err_set(e, ERR_MEMORY, "no memory for %d tokens", count);
     for (int i = 0; i < count; i++) ids[i] = (int32_t)((uint32_t)i * 2654435761u % (uint32_t)p->model->vocabulary);
     enum err_code code = ERR_OK;

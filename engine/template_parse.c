@@ -1,4 +1,4 @@
-#include "engine/template_private.h"
+#include "engine/template_parse.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -10,18 +10,7 @@
  *   condition: or … if … else …;  or;  and;  not;  comparison, in, not in;  + -;  ~;  * / // %;  **;  unary;
  *   primary with .name [index] (call) and, last, |filter and is test */
 
-struct parser {
-    struct arena *arena;
-    const struct token *at;
-    int depth, loops;
-    struct err *e;
-    enum err_code code;
-};
-
-static struct node *fail(struct parser *p, enum err_code code, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static struct node *fail(struct parser *p, enum err_code code, const char *format, ...)
+struct node *parse_fail(struct parser *p, enum err_code code, const char *format, ...)
 {
     char what[160];
     va_list args;
@@ -32,10 +21,10 @@ static struct node *fail(struct parser *p, enum err_code code, const char *forma
     return NULL;
 }
 
-static struct node *node_new(struct parser *p, enum node_kind kind)
+struct node *parse_node(struct parser *p, enum node_kind kind)
 {
     struct node *n = p->code ? NULL : arena_alloc(p->arena, sizeof *n);
-    if (!n) return p->code ? NULL : fail(p, ERR_TOO_LARGE, "too long a template");
+    if (!n) return p->code ? NULL : parse_fail(p, ERR_TOO_LARGE, "too long a template");
     n->kind = kind;
     n->line = p->at->line;
     return n;
@@ -43,65 +32,64 @@ static struct node *node_new(struct parser *p, enum node_kind kind)
 
 /* ---- tokens ---- */
 
-static bool is_operator(const struct parser *p, const char *op)
+bool parse_at_operator(const struct parser *p, const char *op)
 {
     return p->at->type == T_OPERATOR && text_is(p->at->text, op);
 }
 
-static bool is_name(const struct parser *p, const char *name)
+bool parse_at_name(const struct parser *p, const char *name)
 {
     return p->at->type == T_NAME && text_is(p->at->text, name);
 }
 
-static void advance(struct parser *p)
+void parse_advance(struct parser *p)
 {
     if (p->at->type != T_EOF) p->at++;
 }
 
-static bool accept_operator(struct parser *p, const char *op)
+bool parse_accept(struct parser *p, const char *op)
 {
-    bool yes = is_operator(p, op);
-    if (yes) advance(p);
+    bool yes = parse_at_operator(p, op);
+    if (yes) parse_advance(p);
     return yes;
 }
 
-static bool accept_name(struct parser *p, const char *name)
+bool parse_accept_name(struct parser *p, const char *name)
 {
-    bool yes = is_name(p, name);
-    if (yes) advance(p);
+    bool yes = parse_at_name(p, name);
+    if (yes) parse_advance(p);
     return yes;
 }
 
-static const char *shown(const struct token *t, char out[static 48])
+const char *parse_shown(const struct token *t, char out[static 48])
 {
     if (t->type == T_EOF) return "the end";
     (void)snprintf(out, 48, "'%.*s'", (int)(t->text.len < 40 ? t->text.len : 40), t->text.data);
     return out;
 }
-#define SHOWN(p) shown((p)->at, (char[48]){0})
 
-static void expect_operator(struct parser *p, const char *op)
+void parse_expect(struct parser *p, const char *op)
 {
-    if (!accept_operator(p, op)) (void)fail(p, ERR_SYNTAX, "'%s' was expected, not %s", op, SHOWN(p));
+    if (!parse_accept(p, op)) (void)parse_fail(p, ERR_SYNTAX, "'%s' was expected, not %s", op, SHOWN(p));
 }
 
-static struct text expect_name(struct parser *p)
+struct text parse_expect_name(struct parser *p)
 {
     struct text name = p->at->text;
-    if (p->at->type != T_NAME) (void)fail(p, ERR_SYNTAX, "a name was expected, not %s", SHOWN(p));
-    advance(p);
+    if (p->at->type != T_NAME) (void)parse_fail(p, ERR_SYNTAX, "a name was expected, not %s", SHOWN(p));
+    parse_advance(p);
     return name;
 }
 
 /* name or name.name…, as filters and tests of extensions have them: the whole is the name. */
 static struct text expect_dotted_name(struct parser *p)
 {
-    struct text name = expect_name(p);
-    while (!p->code && is_operator(p, ".")) {
-        advance(p);
-        struct text part = expect_name(p);
+    struct text name = parse_expect_name(p);
+    while (!p->code && parse_at_operator(p, ".")) {
+        parse_advance(p);
+        struct text part = parse_expect_name(p);
         char *joined = arena_alloc(p->arena, name.len + part.len + 2);
-        if (!joined) (void)fail(p, ERR_TOO_LARGE, "too long a template");
+        if (!joined) (void)parse_fail(p, ERR_TOO_LARGE, "too long a template");
         if (p->code) break;
         memcpy(joined, name.data, name.len);
         joined[name.len] = '.';
@@ -111,28 +99,27 @@ static struct text expect_dotted_name(struct parser *p)
     return name;
 }
 
-static void expect_block_end(struct parser *p)
+void parse_block_end(struct parser *p)
 {
-    if (p->at->type != T_BLOCK_END) (void)fail(p, ERR_SYNTAX, "the tag should end before %s", SHOWN(p));
-    advance(p);
+    if (p->at->type != T_BLOCK_END) (void)parse_fail(p, ERR_SYNTAX, "the tag should end before %s", SHOWN(p));
+    parse_advance(p);
 }
 
-static bool enter(struct parser *p)
+bool parse_enter(struct parser *p)
 {
-    if (++p->depth > TEMPLATE_NEST_MAX) (void)fail(p, ERR_TOO_LARGE, "nested more than %d deep", TEMPLATE_NEST_MAX);
+    if (++p->depth > TEMPLATE_NEST_MAX) (void)parse_fail(p, ERR_TOO_LARGE, "nested more than %d deep", TEMPLATE_NEST_MAX);
     return !p->code;
 }
 
 /* ---- expressions ---- */
 
-static struct node *parse_expression(struct parser *p);
 static struct node *parse_unary(struct parser *p, bool with_filter);
 static struct node *parse_primary(struct parser *p);
 static struct node *parse_postfix(struct parser *p, struct node *n);
 
 static struct node *constant(struct parser *p, struct value v)
 {
-    struct node *n = node_new(p, N_CONST);
+    struct node *n = parse_node(p, N_CONST);
     if (n) n->value = v;
     return n;
 }
@@ -145,24 +132,24 @@ static struct node *parse_number(struct parser *p)
     bool real = p->at->type == T_FLOAT;
     errno = 0;
     long long i = real ? 0 : strtoll(digits, NULL, 10);
-    if (!real && errno) return fail(p, ERR_UNSUPPORTED, "the number %s is too large", digits);
+    if (!real && errno) return parse_fail(p, ERR_UNSUPPORTED, "the number %s is too large", digits);
     struct node *n = constant(p, real ? value_float(strtod(digits, NULL)) : value_int(i));
-    advance(p);
+    parse_advance(p);
     return n;
 }
 
 static struct node *parse_string(struct parser *p)
 {
     struct text joined = p->at->text;
-    struct node *n = node_new(p, N_CONST);
-    advance(p);
+    struct node *n = parse_node(p, N_CONST);
+    parse_advance(p);
     while (n && p->at->type == T_STRING) { /* neighbours are one string */
         char *more = arena_alloc(p->arena, joined.len + p->at->text.len + 1);
-        if (!more) return fail(p, ERR_TOO_LARGE, "too long a template");
+        if (!more) return parse_fail(p, ERR_TOO_LARGE, "too long a template");
         memcpy(more, joined.data, joined.len);
         memcpy(more + joined.len, p->at->text.data, p->at->text.len);
         joined = (struct text){more, joined.len + p->at->text.len};
-        advance(p);
+        parse_advance(p);
     }
     if (n) n->value = value_text(joined);
     return n;
@@ -171,43 +158,43 @@ static struct node *parse_string(struct parser *p)
 /* Elements up to `close`, the opening already taken. */
 static struct node *parse_elements(struct parser *p, enum node_kind kind, const char *close)
 {
-    struct node *n = node_new(p, kind), **tail = n ? &n->a : NULL;
-    while (!p->code && !is_operator(p, close)) {
+    struct node *n = parse_node(p, kind), **tail = n ? &n->a : NULL;
+    while (!p->code && !parse_at_operator(p, close)) {
         struct node *element = parse_expression(p);
         if (!element) return NULL;
         *tail = element;
         tail = &element->next;
-        if (!accept_operator(p, ",")) break;
+        if (!parse_accept(p, ",")) break;
     }
-    expect_operator(p, close);
+    parse_expect(p, close);
     return p->code ? NULL : n;
 }
 
 static struct node *parse_dict(struct parser *p)
 {
-    struct node *n = node_new(p, N_DICT), **tail = n ? &n->a : NULL;
-    while (!p->code && !is_operator(p, "}")) {
-        struct node *pair = node_new(p, N_KEYWORD); /* a key in a, its value in b */
+    struct node *n = parse_node(p, N_DICT), **tail = n ? &n->a : NULL;
+    while (!p->code && !parse_at_operator(p, "}")) {
+        struct node *pair = parse_node(p, N_KEYWORD); /* a key in a, its value in b */
         if (!pair) return NULL;
         pair->a = parse_expression(p);
-        expect_operator(p, ":");
+        parse_expect(p, ":");
         pair->b = parse_expression(p);
         if (p->code) return NULL;
         *tail = pair;
         tail = &pair->next;
-        if (!accept_operator(p, ",")) break;
+        if (!parse_accept(p, ",")) break;
     }
-    expect_operator(p, "}");
+    parse_expect(p, "}");
     return p->code ? NULL : n;
 }
 
 /* ( already taken: a tuple, or an expression in parentheses */
 static struct node *parse_parenthesis(struct parser *p)
 {
-    if (accept_operator(p, ")")) return node_new(p, N_TUPLE);
+    if (parse_accept(p, ")")) return parse_node(p, N_TUPLE);
     struct node *first = parse_expression(p);
-    if (!first || accept_operator(p, ")")) return p->code ? NULL : first;
-    expect_operator(p, ",");
+    if (!first || parse_accept(p, ")")) return p->code ? NULL : first;
+    parse_expect(p, ",");
     struct node *tuple = p->code ? NULL : parse_elements(p, N_TUPLE, ")");
     if (!tuple) return NULL;
     first->next = tuple->a;
@@ -222,11 +209,11 @@ static struct node *parse_name(struct parser *p)
         int value;
     } CONSTANTS[] = {{"true", 1}, {"True", 1}, {"false", 0}, {"False", 0}, {"none", -1}, {"None", -1}};
     for (size_t i = 0; i < sizeof CONSTANTS / sizeof CONSTANTS[0]; i++)
-        if (accept_name(p, CONSTANTS[i].name))
+        if (parse_accept_name(p, CONSTANTS[i].name))
             return constant(p, CONSTANTS[i].value < 0 ? value_none() : value_bool(CONSTANTS[i].value));
-    struct node *n = node_new(p, N_NAME);
+    struct node *n = parse_node(p, N_NAME);
     if (n) n->name = p->at->text;
-    advance(p);
+    parse_advance(p);
     return n;
 }
 
@@ -239,10 +226,10 @@ static struct node *parse_primary(struct parser *p)
     case T_FLOAT: return parse_number(p);
     default: break;
     }
-    if (accept_operator(p, "(")) return parse_parenthesis(p);
-    if (accept_operator(p, "[")) return parse_elements(p, N_LIST, "]");
-    if (accept_operator(p, "{")) return parse_dict(p);
-    return fail(p, ERR_SYNTAX, "an expression was expected, not %s", SHOWN(p));
+    if (parse_accept(p, "(")) return parse_parenthesis(p);
+    if (parse_accept(p, "[")) return parse_elements(p, N_LIST, "]");
+    if (parse_accept(p, "{")) return parse_dict(p);
+    return parse_fail(p, ERR_SYNTAX, "an expression was expected, not %s", SHOWN(p));
 }
 
 /* ( already taken */
@@ -250,27 +237,27 @@ static struct node *parse_arguments(struct parser *p)
 {
     struct node *first = NULL, **tail = &first;
     int count = 0;
-    while (!p->code && !is_operator(p, ")")) {
-        if (is_operator(p, "*") || is_operator(p, "**"))
-            return fail(p, ERR_UNSUPPORTED, "* and ** in a call are not supported");
+    while (!p->code && !parse_at_operator(p, ")")) {
+        if (parse_at_operator(p, "*") || parse_at_operator(p, "**"))
+            return parse_fail(p, ERR_UNSUPPORTED, "* and ** in a call are not supported");
         bool keyword = p->at->type == T_NAME && p->at[1].type == T_OPERATOR && text_is(p->at[1].text, "=");
         struct node *argument;
         if (keyword) {
-            argument = node_new(p, N_KEYWORD);
+            argument = parse_node(p, N_KEYWORD);
             if (!argument) return NULL;
-            argument->name = expect_name(p);
-            advance(p);
+            argument->name = parse_expect_name(p);
+            parse_advance(p);
             argument->a = parse_expression(p);
         } else {
             argument = parse_expression(p);
         }
         if (p->code) return NULL;
-        if (++count > TEMPLATE_ARGS_MAX) return fail(p, ERR_TOO_LARGE, "more than %d arguments", TEMPLATE_ARGS_MAX);
+        if (++count > TEMPLATE_ARGS_MAX) return parse_fail(p, ERR_TOO_LARGE, "more than %d arguments", TEMPLATE_ARGS_MAX);
         *tail = argument;
         tail = &argument->next;
-        if (!accept_operator(p, ",")) break;
+        if (!parse_accept(p, ",")) break;
     }
-    expect_operator(p, ")");
+    parse_expect(p, ")");
     return p->code ? NULL : first;
 }
 
@@ -279,17 +266,17 @@ static struct node *parse_subscript(struct parser *p)
 {
     struct node *parts[3] = {NULL}, *n = NULL;
     int colons = 0;
-    while (!p->code && !is_operator(p, "]")) {
-        if (accept_operator(p, ":")) {
-            if (++colons > 2) return fail(p, ERR_SYNTAX, "a slice has three parts at most");
+    while (!p->code && !parse_at_operator(p, "]")) {
+        if (parse_accept(p, ":")) {
+            if (++colons > 2) return parse_fail(p, ERR_SYNTAX, "a slice has three parts at most");
         } else {
-            if (parts[colons]) return fail(p, ERR_SYNTAX, "']' was expected, not %s", SHOWN(p));
+            if (parts[colons]) return parse_fail(p, ERR_SYNTAX, "']' was expected, not %s", SHOWN(p));
             parts[colons] = parse_expression(p);
         }
     }
-    expect_operator(p, "]");
-    if (p->code || !colons) return parts[0] || p->code ? parts[0] : fail(p, ERR_SYNTAX, "an index is missing");
-    if ((n = node_new(p, N_SLICE))) {
+    parse_expect(p, "]");
+    if (p->code || !colons) return parts[0] || p->code ? parts[0] : parse_fail(p, ERR_SYNTAX, "an index is missing");
+    if ((n = parse_node(p, N_SLICE))) {
         n->a = parts[0];
         n->b = parts[1];
         n->c = parts[2];
@@ -297,23 +284,23 @@ static struct node *parse_subscript(struct parser *p)
     return n;
 }
 
-static struct node *parse_dot(struct parser *p, struct node *object)
+struct node *parse_dot(struct parser *p, struct node *object)
 {
-    struct node *n = node_new(p, N_ATTRIBUTE);
+    struct node *n = parse_node(p, N_ATTRIBUTE);
     if (!n) return NULL;
     n->a = object;
     if (p->at->type == T_INT) { /* x.0 is x[0] */
         n->kind = N_ITEM;
         n->b = parse_number(p);
     } else {
-        n->name = expect_name(p);
+        n->name = parse_expect_name(p);
     }
     return n;
 }
 
 static struct node *parse_call(struct parser *p, struct node *function)
 {
-    struct node *n = node_new(p, N_CALL);
+    struct node *n = parse_node(p, N_CALL);
     if (!n) return NULL;
     n->a = function;
     n->b = parse_arguments(p);
@@ -324,58 +311,58 @@ static struct node *parse_postfix(struct parser *p, struct node *n)
 {
     int depth = p->depth;
     while (n && !p->code) {
-        if (accept_operator(p, ".")) {
+        if (parse_accept(p, ".")) {
             n = parse_dot(p, n);
-        } else if (accept_operator(p, "[")) {
-            struct node *item = node_new(p, N_ITEM);
+        } else if (parse_accept(p, "[")) {
+            struct node *item = parse_node(p, N_ITEM);
             if (!item) break;
             item->a = n;
             item->b = parse_subscript(p);
             n = item;
-        } else if (accept_operator(p, "(")) {
+        } else if (parse_accept(p, "(")) {
             n = parse_call(p, n);
         } else {
             break;
         }
-        if (!enter(p)) break; /* a.b.c… nests as it is evaluated */
+        if (!parse_enter(p)) break; /* a.b.c… nests as it is evaluated */
     }
     p->depth = depth;
     return p->code ? NULL : n;
 }
 
-static struct node *parse_filter(struct parser *p, struct node *operand)
+struct node *parse_filter(struct parser *p, struct node *operand)
 {
-    struct node *n = node_new(p, N_FILTER);
+    struct node *n = parse_node(p, N_FILTER);
     if (!n) return NULL;
     n->a = operand;
     n->name = expect_dotted_name(p);
-    if (accept_operator(p, "(")) n->b = parse_arguments(p);
+    if (parse_accept(p, "(")) n->b = parse_arguments(p);
     return p->code ? NULL : n;
 }
 
 static bool starts_test_argument(const struct parser *p)
 {
     switch (p->at->type) {
-    case T_NAME: return !is_name(p, "else") && !is_name(p, "or") && !is_name(p, "and") && !is_name(p, "is") && !is_name(p, "if");
+    case T_NAME: return !parse_at_name(p, "else") && !parse_at_name(p, "or") && !parse_at_name(p, "and") && !parse_at_name(p, "is") && !parse_at_name(p, "if");
     case T_STRING:
     case T_INT:
     case T_FLOAT: return true;
-    case T_OPERATOR: return is_operator(p, "[") || is_operator(p, "{");
+    case T_OPERATOR: return parse_at_operator(p, "[") || parse_at_operator(p, "{");
     default: return false;
     }
 }
 
 static struct node *parse_test(struct parser *p, struct node *operand)
 {
-    bool negated = accept_name(p, "not");
-    struct node *n = node_new(p, N_TEST);
+    bool negated = parse_accept_name(p, "not");
+    struct node *n = parse_node(p, N_TEST);
     if (!n) return NULL;
     n->a = operand;
     n->name = expect_dotted_name(p);
-    if (accept_operator(p, "(")) n->b = parse_arguments(p);
+    if (parse_accept(p, "(")) n->b = parse_arguments(p);
     else if (starts_test_argument(p)) n->b = parse_postfix(p, parse_primary(p));
     if (!negated || p->code) return p->code ? NULL : n;
-    struct node *not = node_new(p, N_NOT);
+    struct node *not = parse_node(p, N_NOT);
     if (not) not->a = n;
     return not;
 }
@@ -384,11 +371,11 @@ static struct node *parse_filters(struct parser *p, struct node *n)
 {
     int depth = p->depth;
     while (n && !p->code) {
-        if (accept_operator(p, "|")) n = parse_filter(p, n);
-        else if (accept_name(p, "is")) n = parse_test(p, n);
-        else if (accept_operator(p, "(")) n = parse_call(p, n);
+        if (parse_accept(p, "|")) n = parse_filter(p, n);
+        else if (parse_accept_name(p, "is")) n = parse_test(p, n);
+        else if (parse_accept(p, "(")) n = parse_call(p, n);
         else break;
-        if (!enter(p)) break;
+        if (!parse_enter(p)) break;
     }
     p->depth = depth;
     return p->code ? NULL : n;
@@ -397,10 +384,10 @@ static struct node *parse_filters(struct parser *p, struct node *n)
 static struct node *parse_unary(struct parser *p, bool with_filter)
 {
     struct node *n;
-    if (!enter(p)) return NULL;
-    if (is_operator(p, "-") || is_operator(p, "+")) {
-        n = node_new(p, is_operator(p, "-") ? N_NEGATE : N_PLUS);
-        advance(p);
+    if (!parse_enter(p)) return NULL;
+    if (parse_at_operator(p, "-") || parse_at_operator(p, "+")) {
+        n = parse_node(p, parse_at_operator(p, "-") ? N_NEGATE : N_PLUS);
+        parse_advance(p);
         if (n) n->a = parse_unary(p, false);
     } else {
         n = parse_primary(p);
@@ -423,11 +410,11 @@ static struct node *parse_left(struct parser *p, const struct level *level, stru
     int depth = p->depth;
     while (left && !p->code) {
         const struct level *row = level;
-        while (row->text && !is_operator(p, row->text)) row++;
+        while (row->text && !parse_at_operator(p, row->text)) row++;
         if (!row->text) break;
-        struct node *n = node_new(p, N_BINARY);
-        if (!n || !enter(p)) return NULL;
-        advance(p);
+        struct node *n = parse_node(p, N_BINARY);
+        if (!n || !parse_enter(p)) return NULL;
+        parse_advance(p);
         n->op = row->op;
         n->a = left;
         n->b = operand(p);
@@ -458,11 +445,11 @@ static struct node *parse_product(struct parser *p)
 static struct node *parse_concat(struct parser *p)
 {
     struct node *first = parse_product(p);
-    if (!first || !is_operator(p, "~")) return first;
-    struct node *n = node_new(p, N_CONCAT);
+    if (!first || !parse_at_operator(p, "~")) return first;
+    struct node *n = parse_node(p, N_CONCAT);
     if (!n) return NULL;
     n->a = first;
-    for (struct node *last = first; !p->code && accept_operator(p, "~"); last = last->next)
+    for (struct node *last = first; !p->code && parse_accept(p, "~"); last = last->next)
         if (!(last->next = parse_product(p))) return NULL;
     return p->code ? NULL : n;
 }
@@ -478,14 +465,14 @@ static bool accept_comparison(struct parser *p, enum operator *op)
     static const struct level LEVEL[] = {{"==", O_EQUAL}, {"!=", O_NOT_EQUAL},    {"<", O_LESS}, {"<=", O_LESS_EQUAL},
                                          {">", O_GREATER}, {">=", O_GREATER_EQUAL}, {NULL, 0}};
     for (const struct level *row = LEVEL; row->text; row++) {
-        if (!accept_operator(p, row->text)) continue;
+        if (!parse_accept(p, row->text)) continue;
         *op = row->op;
         return true;
     }
-    bool not = is_name(p, "not") && p->at[1].type == T_NAME && text_is(p->at[1].text, "in");
-    if (not) advance(p);
-    if (!not && !is_name(p, "in")) return false;
-    advance(p);
+    bool not = parse_at_name(p, "not") && p->at[1].type == T_NAME && text_is(p->at[1].text, "in");
+    if (not) parse_advance(p);
+    if (!not && !parse_at_name(p, "in")) return false;
+    parse_advance(p);
     *op = not ? O_NOT_IN : O_IN;
     return true;
 }
@@ -496,11 +483,11 @@ static struct node *parse_comparison(struct parser *p)
     enum operator op;
     while (left && !p->code && accept_comparison(p, &op)) {
         if (!n) {
-            if (!(n = node_new(p, N_COMPARE))) return NULL;
+            if (!(n = parse_node(p, N_COMPARE))) return NULL;
             n->a = left;
             tail = &n->b;
         }
-        struct node *operand = node_new(p, N_OPERAND);
+        struct node *operand = parse_node(p, N_OPERAND);
         if (!operand) return NULL;
         operand->op = op;
         operand->a = parse_sum(p);
@@ -512,10 +499,10 @@ static struct node *parse_comparison(struct parser *p)
 
 static struct node *parse_not(struct parser *p)
 {
-    if (!is_name(p, "not")) return parse_comparison(p);
-    struct node *n = node_new(p, N_NOT);
-    if (!n || !enter(p)) return NULL;
-    advance(p);
+    if (!parse_at_name(p, "not")) return parse_comparison(p);
+    struct node *n = parse_node(p, N_NOT);
+    if (!n || !parse_enter(p)) return NULL;
+    parse_advance(p);
     n->a = parse_not(p);
     p->depth--;
     return p->code ? NULL : n;
@@ -526,9 +513,9 @@ static struct node *parse_logic(struct parser *p, const char *word, enum node_ki
 {
     struct node *left = operand(p);
     int depth = p->depth;
-    while (left && !p->code && accept_name(p, word)) {
-        struct node *n = node_new(p, kind);
-        if (!n || !enter(p)) return NULL;
+    while (left && !p->code && parse_accept_name(p, word)) {
+        struct node *n = parse_node(p, kind);
+        if (!n || !parse_enter(p)) return NULL;
         n->a = left;
         n->b = operand(p);
         left = n;
@@ -547,17 +534,17 @@ static struct node *parse_or(struct parser *p)
     return parse_logic(p, "or", N_OR, parse_and);
 }
 
-static struct node *parse_expression(struct parser *p)
+struct node *parse_expression(struct parser *p)
 {
-    if (!enter(p)) return NULL;
+    if (!parse_enter(p)) return NULL;
     struct node *value = parse_or(p);
     int depth = p->depth;
-    while (value && !p->code && accept_name(p, "if")) {
-        struct node *n = node_new(p, N_CONDITION);
-        if (!n || !enter(p)) return NULL;
+    while (value && !p->code && parse_accept_name(p, "if")) {
+        struct node *n = parse_node(p, N_CONDITION);
+        if (!n || !parse_enter(p)) return NULL;
         n->a = value;
         n->b = parse_or(p);
-        if (accept_name(p, "else")) n->c = parse_expression(p);
+        if (parse_accept_name(p, "else")) n->c = parse_expression(p);
         value = n;
     }
     p->depth = depth - 1;
@@ -565,301 +552,14 @@ static struct node *parse_expression(struct parser *p)
 }
 
 /* a, b, c without parentheses: a tuple; `simple` leaves an `if` to the statement. */
-static struct node *parse_tuple(struct parser *p, bool simple)
+struct node *parse_tuple(struct parser *p, bool simple)
 {
     struct node *first = simple ? parse_or(p) : parse_expression(p);
-    if (!first || !is_operator(p, ",")) return first;
-    struct node *n = node_new(p, N_TUPLE);
+    if (!first || !parse_at_operator(p, ",")) return first;
+    struct node *n = parse_node(p, N_TUPLE);
     if (!n) return NULL;
     n->a = first;
-    for (struct node *last = first; !p->code && accept_operator(p, ","); last = last->next)
+    for (struct node *last = first; !p->code && parse_accept(p, ","); last = last->next)
         if (!(last->next = simple ? parse_or(p) : parse_expression(p))) return NULL;
     return p->code ? NULL : n;
-}
-
-/* ---- statements ---- */
-
-static struct node *parse_body(struct parser *p, const char *const *ends);
-
-static struct node *parse_target_name(struct parser *p, bool attribute)
-{
-    struct node *n = node_new(p, N_NAME);
-    if (!n) return NULL;
-    n->name = expect_name(p);
-    if (!attribute || !is_operator(p, ".")) return n;
-    advance(p);
-    return parse_dot(p, n);
-}
-
-/* name | name, name… | (name, name) | name.attribute */
-static struct node *parse_target(struct parser *p, bool attribute)
-{
-    bool parenthesis = accept_operator(p, "(");
-    struct node *first = parse_target_name(p, attribute && !parenthesis);
-    if (first && is_operator(p, ",")) {
-        struct node *n = node_new(p, N_TUPLE);
-        if (!n) return NULL;
-        n->a = first;
-        for (struct node *last = first; !p->code && accept_operator(p, ","); last = last->next)
-            if (!(last->next = parse_target_name(p, false))) return NULL;
-        first = n;
-    }
-    if (parenthesis) expect_operator(p, ")");
-    return p->code ? NULL : first;
-}
-
-static bool at_block(const struct parser *p, const char *name)
-{
-    return p->at->type == T_BLOCK_BEGIN && p->at[1].type == T_NAME && text_is(p->at[1].text, name);
-}
-
-/* {% name: takes the first two */
-static bool accept_block(struct parser *p, const char *name)
-{
-    if (!at_block(p, name)) return false;
-    advance(p);
-    advance(p);
-    return true;
-}
-
-static void expect_block(struct parser *p, const char *name)
-{
-    if (p->code) return;
-    if (!accept_block(p, name)) {
-        if (p->at->type == T_BLOCK_BEGIN) advance(p);
-        (void)fail(p, ERR_SYNTAX, "{%% %s %%} was expected, not %s", name, SHOWN(p));
-        return;
-    }
-    expect_block_end(p);
-}
-
-/* `if` or `elif` already taken */
-static struct node *parse_if(struct parser *p)
-{
-    static const char *const ENDS[] = {"elif", "else", "endif", NULL}, *const LAST[] = {"endif", NULL};
-    struct node *top = NULL, **place = &top;
-    int depth = p->depth;
-    do {
-        struct node *n = node_new(p, N_IF);
-        if (!n || !enter(p)) return NULL; /* each elif nests in the one before */
-        n->a = parse_tuple(p, false);
-        expect_block_end(p);
-        n->b = parse_body(p, ENDS);
-        *place = n;
-        place = &n->c;
-    } while (!p->code && accept_block(p, "elif"));
-    if (!p->code && accept_block(p, "else")) {
-        expect_block_end(p);
-        *place = parse_body(p, LAST);
-    }
-    p->depth = depth;
-    expect_block(p, "endif");
-    return top;
-}
-
-static struct node *parse_for(struct parser *p)
-{
-    static const char *const ENDS[] = {"else", "endfor", NULL}, *const LAST[] = {"endfor", NULL};
-    struct node *n = node_new(p, N_FOR);
-    if (!n) return NULL;
-    n->a = parse_target(p, false);
-    if (!accept_name(p, "in")) return fail(p, ERR_SYNTAX, "'in' was expected, not %s", SHOWN(p));
-    n->b = parse_tuple(p, true);
-    if (accept_name(p, "if")) n->test = parse_expression(p);
-    if (is_name(p, "recursive")) return fail(p, ERR_UNSUPPORTED, "recursive loops are not supported");
-    expect_block_end(p);
-    p->loops++;
-    n->c = parse_body(p, ENDS);
-    p->loops--;
-    if (!p->code && accept_block(p, "else")) {
-        expect_block_end(p);
-        n->d = parse_body(p, LAST);
-    }
-    expect_block(p, "endfor");
-    return n;
-}
-
-/* |filter… with nothing before the first | (its operand is filled in as it runs) */
-static struct node *parse_bare_filters(struct parser *p)
-{
-    struct node *n = NULL;
-    while (!p->code && accept_operator(p, "|")) n = parse_filter(p, n);
-    return n;
-}
-
-static struct node *parse_set(struct parser *p)
-{
-    static const char *const ENDS[] = {"endset", NULL};
-    struct node *n = node_new(p, N_SET);
-    if (!n) return NULL;
-    n->a = parse_target(p, true);
-    if (accept_operator(p, "=")) {
-        n->b = parse_tuple(p, false);
-        expect_block_end(p);
-        return n;
-    }
-    n->kind = N_SET_BLOCK;
-    n->c = parse_bare_filters(p);
-    expect_block_end(p);
-    n->b = parse_body(p, ENDS);
-    expect_block(p, "endset");
-    return n;
-}
-
-static struct node *parse_macro(struct parser *p)
-{
-    static const char *const ENDS[] = {"endmacro", NULL};
-    struct node *n = node_new(p, N_MACRO), **tail = n ? &n->a : NULL;
-    if (!n) return NULL;
-    n->name = expect_name(p);
-    expect_operator(p, "(");
-    for (int count = 1; !p->code && !is_operator(p, ")"); count++) {
-        struct node *parameter = node_new(p, N_KEYWORD);
-        if (!parameter) return NULL;
-        parameter->name = expect_name(p);
-        if (accept_operator(p, "=")) parameter->a = parse_expression(p);
-        if (count > TEMPLATE_ARGS_MAX) return fail(p, ERR_TOO_LARGE, "more than %d parameters", TEMPLATE_ARGS_MAX);
-        *tail = parameter;
-        tail = &parameter->next;
-        if (!accept_operator(p, ",")) break;
-    }
-    expect_operator(p, ")");
-    expect_block_end(p);
-    int loops = p->loops;
-    p->loops = 0;
-    n->b = parse_body(p, ENDS);
-    p->loops = loops;
-    expect_block(p, "endmacro");
-    return n;
-}
-
-static struct node *parse_with(struct parser *p)
-{
-    static const char *const ENDS[] = {"endwith", NULL};
-    struct node *n = node_new(p, N_SCOPE), **tail = n ? &n->a : NULL;
-    while (n && !p->code && p->at->type != T_BLOCK_END) {
-        struct node *set = node_new(p, N_SET);
-        if (!set) return NULL;
-        set->a = parse_target(p, false);
-        expect_operator(p, "=");
-        set->b = parse_expression(p);
-        *tail = set;
-        tail = &set->next;
-        if (!accept_operator(p, ",")) break;
-    }
-    expect_block_end(p);
-    if (!p->code) n->b = parse_body(p, ENDS);
-    expect_block(p, "endwith");
-    return n;
-}
-
-static struct node *parse_filter_block(struct parser *p)
-{
-    static const char *const ENDS[] = {"endfilter", NULL};
-    struct node *n = node_new(p, N_FILTER_BLOCK);
-    if (!n) return NULL;
-    n->a = parse_filter(p, NULL);
-    while (!p->code && accept_operator(p, "|")) n->a = parse_filter(p, n->a);
-    expect_block_end(p);
-    n->b = parse_body(p, ENDS);
-    expect_block(p, "endfilter");
-    return n;
-}
-
-/* {% generation %}…{% endgeneration %} marks what a model wrote, for training; here it is only its body. */
-static struct node *parse_generation(struct parser *p)
-{
-    static const char *const ENDS[] = {"endgeneration", NULL};
-    struct node *n = node_new(p, N_SCOPE);
-    expect_block_end(p);
-    if (!p->code) n->b = parse_body(p, ENDS);
-    expect_block(p, "endgeneration");
-    return n;
-}
-
-static struct node *parse_jump(struct parser *p, enum node_kind kind)
-{
-    if (!p->loops) return fail(p, ERR_SYNTAX, "break and continue need a loop around them");
-    struct node *n = node_new(p, kind);
-    expect_block_end(p);
-    return n;
-}
-
-static struct node *parse_break(struct parser *p)
-{
-    return parse_jump(p, N_BREAK);
-}
-
-static struct node *parse_continue(struct parser *p)
-{
-    return parse_jump(p, N_CONTINUE);
-}
-
-static struct node *parse_statement(struct parser *p)
-{
-    static const struct {
-        const char *name;
-        struct node *(*parse)(struct parser *);
-    } STATEMENTS[] = {
-        {"if", parse_if},     {"for", parse_for},           {"set", parse_set},
-        {"macro", parse_macro}, {"with", parse_with},       {"filter", parse_filter_block},
-        {"break", parse_break}, {"continue", parse_continue}, {"generation", parse_generation},
-    };
-    advance(p); /* {% */
-    struct text name = expect_name(p);
-    for (size_t i = 0; i < sizeof STATEMENTS / sizeof STATEMENTS[0]; i++)
-        if (!p->code && text_is(name, STATEMENTS[i].name)) return STATEMENTS[i].parse(p);
-    if (name.len > 3 && memcmp(name.data, "end", 3) == 0)
-        return fail(p, ERR_SYNTAX, "{%% %.*s %%} closes nothing", (int)(name.len < 40 ? name.len : 40), name.data);
-    return fail(p, ERR_UNSUPPORTED, "the tag {%% %.*s %%} is not supported", (int)(name.len < 40 ? name.len : 40),
-                name.data);
-}
-
-static struct node *parse_output(struct parser *p)
-{
-    struct node *n = node_new(p, N_OUTPUT);
-    advance(p); /* {{ */
-    if (n) n->a = parse_tuple(p, false);
-    if (p->at->type != T_VARIABLE_END) return fail(p, ERR_SYNTAX, "'}}' was expected, not %s", SHOWN(p));
-    advance(p);
-    return n;
-}
-
-static struct node *parse_data(struct parser *p)
-{
-    struct node *n = node_new(p, N_DATA);
-    if (n) n->value = value_text(p->at->text);
-    advance(p);
-    return n;
-}
-
-static bool at_end(const struct parser *p, const char *const *ends)
-{
-    for (; ends && *ends; ends++)
-        if (at_block(p, *ends)) return true;
-    return p->at->type == T_EOF;
-}
-
-/* Statements up to (not with) one of the tags that end them, or the end of the source. */
-static struct node *parse_body(struct parser *p, const char *const *ends)
-{
-    struct node *first = NULL, **tail = &first;
-    if (!enter(p)) return NULL;
-    while (!p->code && !at_end(p, ends)) {
-        struct node *n = p->at->type == T_DATA             ? parse_data(p)
-                         : p->at->type == T_VARIABLE_BEGIN ? parse_output(p)
-                                                           : parse_statement(p);
-        if (!n) break;
-        *tail = n;
-        tail = &n->next;
-    }
-    p->depth--;
-    return p->code ? NULL : first;
-}
-
-enum err_code template_parse_tokens(struct arena *a, const struct token *tokens, struct node **out, struct err *e)
-{
-    struct parser p = {.arena = a, .at = tokens, .e = e};
-    *out = parse_body(&p, NULL);
-    return p.code;
 }

@@ -148,6 +148,7 @@ struct render {
 /* Fail at the current line, unless it failed already. */
 void render_fail(struct render *r, enum err_code code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 bool render_step(struct render *r, size_t steps); /* false: over the limit, or failed before */
+bool render_deeper(struct render *r);                 /* one level down; take it back from r->depth, whatever it says */
 void *render_alloc(struct render *r, size_t count, size_t size); /* NULL: failed, and says so */
 
 /* ---- values ---- */
@@ -195,6 +196,9 @@ int value_order(struct render *r, struct value a, struct value b); /* fails wher
 bool value_is_number(struct value v);                              /* int, float or bool */
 double value_real(struct value v);
 const char *value_type_name(struct value v);
+int text_order(struct text a, struct text b);
+void text_write_float(double f, struct buf *out); /* as Python writes it */
+struct value take_text(struct render *r, struct buf *b); /* a scratch buffer's bytes; releases it */
 /* str() and repr() appended to a buffer; text of a value as a string */
 void value_write(struct render *r, struct value v, bool repr, struct buf *out);
 struct text value_str(struct render *r, struct value v);
@@ -220,6 +224,27 @@ struct arguments {
 /* The argument at a place or of a name; undefined where it was not given. */
 struct value argument(const struct arguments *args, int place, const char *name);
 
+/* An argument of a kind; the other value where it was not given. argument_text fails where it is no string. */
+struct text argument_text(struct render *r, const struct arguments *args, int place, const char *name, const char *otherwise);
+int64_t argument_int(const struct arguments *args, int place, const char *name, int64_t otherwise);
+bool argument_true(const struct arguments *args, int place, const char *name);
+struct value builtin_fail(struct render *r, const char *what, struct value v); /* "WHAT of a TYPE" */
+int64_t builtin_whole(struct render *r, struct value v);                        /* an integer or boolean, else fails */
+struct buf builtin_scratch(void);
+
+enum { LEFT = 1, RIGHT = 2 };
+/* str.strip() of white space (set.data NULL) or of any of a set's characters, on these sides */
+struct text text_strip(struct text t, struct text set, int sides);
+struct text text_strip_set(struct render *r, const struct arguments *args);
+enum letter_case { UPPER, LOWER, TITLE, CAPITAL, JINJA_TITLE };
+struct value text_change_case(struct render *r, struct text t, enum letter_case want);
+struct value text_replace(struct render *r, struct text t, struct text from, struct text to, int64_t most);
+size_t text_find_from(struct text t, size_t at, struct text what); /* byte offset; SIZE_MAX: none */
+struct value list_join(struct render *r, struct value v, struct text separator, struct value attribute);
+struct value dict_parts(struct render *r, struct value v, bool keys, bool values); /* a list; of pairs where both */
+/* A mapping from another (first argument) and from arguments by name. */
+struct value dict_from(struct render *r, const struct arguments *args, enum value_type type);
+
 struct value template_eval(struct render *r, const struct node *node);
 struct value template_call_macro(struct render *r, const struct macro *macro, const struct arguments *args);
 void template_run(struct render *r, const struct node *body, bool *broke, bool *continued);
@@ -230,7 +255,6 @@ void template_assign(struct render *r, const struct node *target, struct value v
 struct value template_filter(struct render *r, struct text name, struct value v, const struct arguments *args);
 bool template_test(struct render *r, struct text name, struct value v, const struct arguments *args);
 struct value template_function(struct render *r, struct text name, const struct arguments *args);
-bool template_function_known(struct text name);
 /* A method call; where the object has no such method, fails. */
 struct value template_method(struct render *r, struct value object, struct text name, const struct arguments *args);
 bool dict_method_known(struct text name);

@@ -116,7 +116,7 @@ void http_door_kick(struct http_door *door);
 
 enum http_endpoint {
     HTTP_NOWHERE, HTTP_CHAT, HTTP_COMPLETION, HTTP_MODELS, HTTP_MODEL, HTTP_FEEDBACK, HTTP_HEALTH, HTTP_READY,
-    HTTP_METRICS
+    HTTP_METRICS, HTTP_POLICY, HTTP_POLICY_SET
 };
 struct http_head {
     enum http_endpoint endpoint;

@@ -397,6 +397,20 @@ static enum MHD_Result reply_feedback(struct http_call *call)
     return reply_text(call, 200, &text, JSON);
 }
 
+/* Operators come through the Unix socket only: its mode and uids say who they are. */
+static enum MHD_Result reply_policy(struct http_call *call)
+{
+    struct node *node = node_of(call);
+    struct err e = {0};
+    enum err_code code = ERR_OK;
+    if (call->conn->door->tcp) code = err_set(&e, ERR_FORBIDDEN, "policies are read and set through the Unix socket only");
+    else if (call->head.endpoint == HTTP_POLICY_SET) code = node_policy_command(node, call->body.data, call->body.len, &e);
+    if (code != ERR_OK) return refuse(call, &e);
+    struct buf text = BUF_INIT(16384);
+    node_policy_json(node, &text);
+    return reply_text(call, 200, &text, JSON);
+}
+
 static enum MHD_Result reply_preflight(struct http_call *call)
 {
     struct MHD_Response *response = MHD_create_response_from_buffer(0, (void *)(uintptr_t)"", MHD_RESPMEM_PERSISTENT);
@@ -551,6 +565,9 @@ static enum MHD_Result dispatch(struct http_call *call)
         return reply_models(call);
     case HTTP_FEEDBACK:
         return reply_feedback(call);
+    case HTTP_POLICY:
+    case HTTP_POLICY_SET:
+        return reply_policy(call);
     case HTTP_HEALTH:
     case HTTP_READY:
     case HTTP_METRICS:

@@ -16,6 +16,17 @@ enum {
 
 static void probe_later(struct upstream_probe *p, int after_ms);
 
+/* A text cut by its buffer may end inside a character; it goes into JSON. */
+static void drop_cut_character(char *text)
+{
+    size_t len = strlen(text), tail = 0;
+    while (tail < 4 && tail < len && ((unsigned char)text[len - 1 - tail] & 0xc0) == 0x80) tail++;
+    if (tail == len) return;
+    unsigned char lead = (unsigned char)text[len - 1 - tail];
+    size_t want = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : lead >= 0xc0 ? 1 : 0;
+    if (tail < want) text[len - 1 - tail] = '\0';
+}
+
 static void upstream_health(struct upstream_probe *p, enum backend_health health, const char *why)
 {
     struct backend *b = p->backend;
@@ -25,6 +36,7 @@ static void upstream_health(struct upstream_probe *p, enum backend_health health
         textlog(TEXTLOG_WARN, "upstream_down", "backend=%s why=%s", b->name, textlog_quote(why, quoted, sizeof quoted));
     b->health = health;
     (void)snprintf(b->trouble, sizeof b->trouble, "%s", why);
+    drop_cut_character(b->trouble);
 }
 
 static void probe_over(struct upstream_probe *p)

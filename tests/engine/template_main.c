@@ -28,7 +28,7 @@ static void write_result(enum err_code code, const char *text, size_t len)
 static void render(const char *source)
 {
     char *tools = read_field(), *prompt = read_field(), *bos = read_field(), *eos = read_field(), *number = read_field();
-    int count = number ? atoi(number) : 0;
+    int count = number ? (int)strtol(number, NULL, 10) : 0;
     struct engine_message *messages = calloc((size_t)count + 1, sizeof *messages);
     if (!messages) exit(2);
     for (int i = 0; i < count; i++) {

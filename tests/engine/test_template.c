@@ -127,7 +127,7 @@ static void nesting_is_bounded(void **state)
     for (size_t i = 0; i < sizeof NESTS / sizeof NESTS[0]; i++) {
         char *inner = repeated(NESTS[i][0], NESTS[i][1], NESTS[i][2], 60000), *source = malloc(strlen(inner) + 16);
         assert_non_null(source);
-        (void)sprintf(source, "{{ %s }}", inner);
+        (void)snprintf(source, strlen(inner) + 16, "{{ %s }}", inner);
         expect_error(source, ERR_TOO_LARGE, "nested");
         free(inner);
         free(source);

@@ -512,6 +512,17 @@ static void what_failed_before_it_began_is_tried_again(void **state)
     service_stop(&s);
 }
 
+static void a_long_answer_may_take_longer_than_its_first_token(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f, common.url, "slow/150");
+    f.config.first_token_ms = 500;
+    run(&f, one_call);
+    assert_string_equal(f.heard.text, "one two three four five");
+    end(&f);
+}
+
 static void the_deadline_of_a_request_bounds_the_wait(void **state)
 {
     (void)state;
@@ -873,6 +884,7 @@ int main(void)
         cmocka_unit_test(failures_say_what_and_whether_another_may_try),
         cmocka_unit_test(a_429_says_when_to_come_again),
         cmocka_unit_test(what_failed_before_it_began_is_tried_again),
+        cmocka_unit_test(a_long_answer_may_take_longer_than_its_first_token),
         cmocka_unit_test(the_deadline_of_a_request_bounds_the_wait),
         cmocka_unit_test(a_cancel_from_inside_a_token_cuts_the_transfer),
         cmocka_unit_test(a_cancelled_call_says_nothing_more),

@@ -124,7 +124,7 @@ static struct replay_row *log_draw(const struct world *w, const struct replay_ta
     return rows;
 }
 
-enum { LOGS = 200 };
+enum { LOGS = 400 };
 struct covered {
     int quality, price, time, weighted, difference, evaluated;
     double width, plain_width, price_width, plain_price_width, error;
@@ -174,11 +174,11 @@ static void assert_covers(int hits, int of)
 
 static const struct replay_target TODAY = {{0.75, 0.8, 0}, 0.97, 0.05};
 
-static void intervals_cover_the_truth_of_200_logs(void **state)
+static void intervals_cover_the_truth_of_400_logs(void **state)
 {
     (void)state;
-    const struct world w = {.bias = 0.3, .closed = 0.1, .explore = 0.05, .label = {0.6, 0.4, 0.5}, .rows = 40000};
-    const struct replay_target target = {{0.6, 0.7, 0}, 0.97, 0.05};
+    const struct world w = {.bias = 0.3, .closed = 0.1, .explore = 0.2, .label = {0.6, 0.4, 0.5}, .rows = 10000};
+    const struct replay_target target = {{0.6, 0.7, 0}, 0.97, 0.2};
     struct covered c = cover(&w, &TODAY, &target);
     assert_int_equal(c.evaluated, LOGS);
     assert_covers(c.quality, LOGS);
@@ -192,8 +192,8 @@ static void intervals_cover_the_truth_of_200_logs(void **state)
 static void intervals_cover_when_the_router_is_far_off(void **state)
 {
     (void)state;
-    const struct world w = {.bias = 1.2, .explore = 0.1, .label = {0.3, 0.2, 0.3}, .rows = 20000};
-    const struct replay_target target = {{0.93, 0.9, 0}, 0.97, 0.1};
+    const struct world w = {.bias = 1.2, .explore = 0.2, .label = {0.5, 0.4, 0.5}, .rows = 8000};
+    const struct replay_target target = {{0.93, 0.9, 0}, 0.97, 0.2};
     struct covered c = cover(&w, &TODAY, &target);
     assert_true(c.evaluated > LOGS * 9 / 10);
     assert_covers(c.quality, c.evaluated);
@@ -416,7 +416,7 @@ static void a_log_without_scores_says_so(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(intervals_cover_the_truth_of_200_logs),
+        cmocka_unit_test(intervals_cover_the_truth_of_400_logs),
         cmocka_unit_test(intervals_cover_when_the_router_is_far_off),
         cmocka_unit_test(intervals_cover_with_few_rows),
         cmocka_unit_test(what_the_log_cannot_support_is_refused_with_the_reason),
