@@ -380,22 +380,37 @@ static void count_how_many(struct walk *w)
     }
 }
 
-void features_walk(const struct router_input *in, gram_sink *sink, void *ctx, float *counted)
+/* Zeroes all but the large buffers, then lowers the text: whole, or its two ends. */
+static void walk_init(struct walk *w, const struct router_input *in)
 {
-    struct walk w;
-    memset(&w, 0, offsetof(struct walk, chunk));
-    memset(w.seen, 0, sizeof w - offsetof(struct walk, seen));
-    w.sink = sink;
-    w.ctx = ctx;
-    w.filled = w.len = 0;
+    memset(w, 0, offsetof(struct walk, chunk));
+    memset(w->seen, 0, sizeof *w - offsetof(struct walk, seen));
+    w->filled = w->len = 0;
     const unsigned char *t = (const unsigned char *)in->text;
     size_t half = FEATURES_TEXT_MAX / 2;
     size_t head = in->text_len > FEATURES_TEXT_MAX ? half : in->text_len;
     if (head) {
-        count_options(&w, t, head);
-        lower(&w, t, head);
+        count_options(w, t, head);
+        lower(w, t, head);
     }
-    if (in->text_len > head) lower(&w, t + in->text_len - half, half);
+    if (in->text_len > head) lower(w, t + in->text_len - half, half);
+    w->text[w->len] = ' ';
+}
+
+void features_lowered(const struct router_input *in, char *out)
+{
+    struct walk w;
+    walk_init(&w, in);
+    memcpy(out, w.text, w.len);
+    out[w.len] = '\0';
+}
+
+void features_walk(const struct router_input *in, gram_sink *sink, void *ctx, float *counted)
+{
+    struct walk w;
+    walk_init(&w, in);
+    w.sink = sink;
+    w.ctx = ctx;
     count_bytes(&w);
     cut_words(&w);
     count_how_many(&w);
