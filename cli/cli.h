@@ -23,19 +23,24 @@ int cmd_status(int argc, char **argv);
 int cmd_models(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
 int cmd_log(int argc, char **argv);
+int cmd_tune(int argc, char **argv);
 int cmd_why(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_config(int argc, char **argv);
+int cmd_keys(int argc, char **argv);
 int cmd_edge(int argc, char **argv);
 int cmd_region(int argc, char **argv);
 int cmd_core(int argc, char **argv);
 int cmd_worker(int argc, char **argv);
 int cmd_router(int argc, char **argv);
 int cmd_route(int argc, char **argv);
+int cmd_policy(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_import(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+int cmd_quantize(int argc, char **argv);
 
 #endif

@@ -1,5 +1,7 @@
 #include "cli/client.h"
 
+#include "base/clock.h"
+
 #include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -203,6 +205,7 @@ struct stream {
     struct buf other;  /* the body of an answer that is no stream */
     char error[240];
     bool done;
+    int64_t start_us;
 };
 
 void client_answer_init(struct client_answer *answer)
@@ -223,6 +226,8 @@ static void take_delta(struct stream *s, const json_t *delta)
 {
     const char *content = json_string_value(json_object_get(delta, "content"));
     const char *reasoning = json_string_value(json_object_get(delta, "reasoning_content"));
+    bool any = (content && *content) || (reasoning && *reasoning);
+    if (any && s->answer->first_ms == 0) s->answer->first_ms = (double)(clock_mono_us() - s->start_us) / 1000;
     if (reasoning && *reasoning) s->on_text(s->ctx, true, reasoning);
     if (!content || !*content) return;
     buf_adds(&s->answer->text, content);
@@ -294,7 +299,7 @@ static enum err_code judge_stream(const struct stream *s, int status, enum err_c
 enum err_code client_chat(struct client *client, json_t *request, const char *const *headers, int header_count,
                           struct client_answer *answer, client_text_fn *on_text, void *ctx, struct err *e)
 {
-    struct stream s = {.client = client, .answer = answer, .on_text = on_text, .ctx = ctx};
+    struct stream s = {.client = client, .answer = answer, .on_text = on_text, .ctx = ctx, .start_us = clock_mono_us()};
     json_t *options = json_pack("{s:b}", "include_usage", 1);
     bool set = json_object_set_new(request, "stream", json_true()) == 0 &&
                json_object_set_new(request, "stream_options", options) == 0;
@@ -304,6 +309,7 @@ enum err_code client_chat(struct client *client, json_t *request, const char *co
     buf_init(&s.other, 65536);
     struct transfer transfer = {on_stream_bytes, &s, 0};
     enum err_code code = perform(client, "/v1/chat/completions", body, headers, header_count, &transfer, e);
+    answer->total_ms = (double)(clock_mono_us() - s.start_us) / 1000;
     code = judge_stream(&s, transfer.status, code, e);
     buf_release(&s.line);
     buf_release(&s.other);
@@ -311,17 +317,14 @@ enum err_code client_chat(struct client *client, json_t *request, const char *co
     return code;
 }
 
-void client_decision_text(const json_t *rung, char *out, size_t size)
+void client_decision_text(const struct client_answer *answer, char *out, size_t size)
 {
-    const json_t *hops = json_object_get(rung, "hops"), *last = json_array_get(hops, json_array_size(hops) - 1);
+    const json_t *rung = answer->rung;
     const char *tier = json_string_value(json_object_get(rung, "tier"));
     const char *backend = json_string_value(json_object_get(rung, "backend"));
     const char *reason = json_string_value(json_object_get(rung, "reason"));
-    int n = snprintf(out, size, "%s (%s): %s%s, $%.6f", tier ? tier : "?", backend ? backend : "?", reason ? reason : "?",
-                     json_is_true(json_object_get(rung, "degraded")) ? ", degraded" : "",
-                     json_number_value(json_object_get(rung, "price_usd")));
-    if (n > 0 && (size_t)n < size && last)
-        (void)snprintf(out + n, size - (size_t)n, ", %.0f ms to the first token, %.0f ms in all",
-                       json_number_value(json_object_get(last, "ttft_ms")),
-                       json_number_value(json_object_get(last, "total_ms")));
+    (void)snprintf(out, size, "%s (%s): %s%s, $%.6f, %.0f ms to the first token, %.0f ms in all", tier ? tier : "?",
+                   backend ? backend : "?", reason ? reason : "?",
+                   json_is_true(json_object_get(rung, "degraded")) ? ", degraded" : "",
+                   json_number_value(json_object_get(rung, "price_usd")), answer->first_ms, answer->total_ms);
 }

@@ -42,6 +42,7 @@ struct client_answer {
     json_t *rung;       /* the decision, or NULL */
     json_t *usage;      /* or NULL */
     char model[256];
+    double first_ms, total_ms; /* as seen from here; first_ms 0: nothing was shown */
 };
 void client_answer_init(struct client_answer *answer);
 void client_answer_release(struct client_answer *answer);
@@ -51,7 +52,7 @@ typedef void client_text_fn(void *ctx, bool reasoning, const char *text);
 ERR_CHECKED enum err_code client_chat(struct client *client, json_t *request, const char *const *headers,
                                       int header_count, struct client_answer *answer, client_text_fn *on_text, void *ctx,
                                       struct err *e);
-/* "edge (device): confident, 12 ms to the first token, 140 ms in all, $0.000012" of a `rung` object. */
-void client_decision_text(const json_t *rung, char *out, size_t size);
+/* "edge (device): confident, $0.000012, 12 ms to the first token, 140 ms in all". */
+void client_decision_text(const struct client_answer *answer, char *out, size_t size);
 
 #endif

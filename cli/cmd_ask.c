@@ -135,7 +135,7 @@ static int finish(const struct ask *ask, const struct client_answer *answer, enu
     if (fflush(stdout) != 0) failed = true;
     if (code != ERR_OK) (void)fprintf(stderr, "rung ask: %s\n", e->msg);
     if (ask->why && answer->rung) {
-        client_decision_text(answer->rung, why, sizeof why);
+        client_decision_text(answer, why, sizeof why);
         (void)fprintf(stderr, "%s\n", why);
     }
     return failed ? CLI_FAILED : CLI_OK;

@@ -94,7 +94,7 @@ static bool turn(struct chat *chat, const char *text)
     enum err_code code = client_chat(chat->client, request, headers, chat->device_private ? 2 : 1, &answer, show, chat, &e);
     if (answer.text.len) (void)fputc('\n', stdout);
     (void)fflush(stdout);
-    if (answer.rung) client_decision_text(answer.rung, chat->why, sizeof chat->why);
+    if (answer.rung) client_decision_text(&answer, chat->why, sizeof chat->why);
     if (code == ERR_OK) {
         (void)add_turn(chat, "assistant", answer.text.data);
     } else {

@@ -51,10 +51,10 @@ static void print_names(void)
     for (int i = 0; i < CLI_COMMANDS_COUNT; i++) (void)printf("%s%s", i ? " " : "", CLI_COMMANDS[i].name);
 }
 
-/* `'` ends a quoted word in all three shells. */
+/* A ' would end the quoted word in all three shells. */
 static void print_help_text(const char *help)
 {
-    for (const char *p = help; *p; p++) (void)putchar(*p == '\'' ? ' ' : *p);
+    for (const char *p = help; *p; p++) (void)fputs(*p == '\'' ? "’" : (const char[2]){*p, 0}, stdout);
 }
 
 static void print_bash(void)

@@ -137,10 +137,10 @@ static const struct {
      "SELECT reason, tier, sum(requests) AS requests FROM hourly WHERE from_below = 0 AND hour_ms >= ?1 "
      "GROUP BY reason, tier ORDER BY requests DESC LIMIT 20"},
     {"latency", "How fast (ms; at most 9 % high)",
-     "WITH bucket AS (SELECT tier, 'ttft' AS measure, at_most_us, sum(ttft) AS n FROM hourly_latency "
-     "WHERE from_below = 0 AND hour_ms >= ?1 GROUP BY tier, at_most_us UNION ALL "
-     "SELECT tier, 'total', at_most_us, sum(total) FROM hourly_latency "
-     "WHERE from_below = 0 AND hour_ms >= ?1 GROUP BY tier, at_most_us), "
+     "WITH sums AS MATERIALIZED (SELECT tier, at_most_us, sum(ttft) AS ttft, sum(total) AS total "
+     "FROM hourly_latency WHERE from_below = 0 AND hour_ms >= ?1 GROUP BY tier, at_most_us), "
+     "bucket AS (SELECT tier, 'ttft' AS measure, at_most_us, ttft AS n FROM sums UNION ALL "
+     "SELECT tier, 'total', at_most_us, total FROM sums), "
      "spread AS (SELECT tier, measure, at_most_us, sum(n) OVER (PARTITION BY tier, measure) AS requests, "
      "sum(n) OVER (PARTITION BY tier, measure ORDER BY at_most_us) AS up_to FROM bucket WHERE n > 0) "
      "SELECT tier, measure, max(requests) AS requests, "
@@ -162,6 +162,11 @@ static const struct {
      "CASE d.tier WHEN 'edge' THEN p_edge WHEN 'region' THEN p_region WHEN 'core' THEN p_core END AS p "
      "FROM labels AS l JOIN decisions AS d ON d.request = l.request AND d.from_below = 0 "
      "WHERE l.at_ms >= ?1 AND l.tier IN ('none', d.tier)) WHERE p IS NOT NULL GROUP BY day, tier"},
+    {"drift", "Drift: what the router saw each day, of the last 100,000 decisions",
+     "SELECT date(at_ms / 1000, 'unixepoch') AS day, router, count(*) AS decisions, round(avg(ood), 4) AS unlike, "
+     "round(avg(p_edge), 4) AS p_edge, round(avg(p_region), 4) AS p_region, round(avg(p_core), 4) AS p_core, "
+     "round(avg(prompt_chars), 1) AS prompt_chars FROM (SELECT * FROM decisions ORDER BY id DESC LIMIT 100000) "
+     "WHERE from_below = 0 AND at_ms >= ?1 AND router <> '' GROUP BY day, router"},
 };
 enum { SUMMARY_PARTS = sizeof SUMMARY / sizeof SUMMARY[0] };
 

@@ -5,24 +5,27 @@
 
 /* Every subcommand, in the order `rung --help` shows them. */
 const struct cli_command CLI_COMMANDS[] = {
-#ifdef RUNG_NODES
     {"edge", "run the device's node: local socket, local model, escalation", cmd_edge},
     {"region", "run a region's node: a broker with workers", cmd_region},
     {"core", "run the core's node: the largest model or upstreams", cmd_core},
     {"worker", "serve a region's or core's broker with an engine of one's own", cmd_worker},
-#endif
     {"ask", "ask one question and print the answer", cmd_ask},
     {"chat", "talk with the node, a line a turn", cmd_chat},
     {"status", "tell whether the node is ready, and what it has done", cmd_status},
     {"models", "list the models that answer now", cmd_models},
     {"log", "read the decision log: tail, summary, SQL, export", cmd_log},
     {"why", "tell how one request was decided and what would have changed it", cmd_why},
+    {"tune", "what other thresholds would have got right, cost and taken", cmd_tune},
     {"route", "say where a prompt would go, without answering it", cmd_route},
+    {"policy", "show or change the policy of a running node", cmd_policy},
     {"router", "fit and judge the classifier", cmd_router},
     {"check", "tell what is wrong with a configuration file", cmd_check},
     {"config", "print every key of the configuration, or the values in force", cmd_config},
+    {"keys", "make and show the keys by which nodes know each other", cmd_keys},
     {"generate", "answer one prompt with a model file", cmd_generate},
     {"perplexity", "how well a model foretells a text", cmd_perplexity},
+    {"quantize", "write a model file in a smaller type", cmd_quantize},
+    {"bench", "measure the engine on this machine", cmd_bench},
     {"import", "make a model file from a Hugging Face folder or an Ollama model", cmd_import},
     {"tokenize", "turn text on stdin into a model's token ids", cmd_tokenize},
     {"completion", "print the completion script of a shell", cmd_completion},

@@ -35,6 +35,7 @@ struct logit_stats;
 struct backend {
     const char *kernels;
     int page_tokens;
+    int64_t token_bytes; /* of weights that one token reads */
     ERR_CHECKED enum err_code (*forward)(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
     void (*stats)(struct backend *b, const float *logits, int n, struct logit_stats *out);
     void (*close)(struct backend *b);

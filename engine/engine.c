@@ -3,6 +3,7 @@
 #include "engine/backend.h"
 #include "engine/model_identity.h"
 #include "engine/sched.h"
+#include "engine/sched_draft.h"
 #include "engine/template.h"
 
 #include <stdio.h>
@@ -66,15 +67,13 @@ static enum err_code read_file(struct engine *g, const char *path, int context_t
         return code;
     }
     if ((code = tokenizer_open(&g->tokenizer, gguf, e))) return code;
-    if ((code = model_identity(gguf, path, g->identity, e))) return code;
+    model_identity(gguf, g->identity);
     struct gguf_string chat = gguf_str(gguf, "tokenizer.chat_template");
     g->name = name_of(gguf, path);
     g->chat_source = copy_string(chat);
     quantization_of(gguf, g->quantization, sizeof g->quantization);
     /* A template that does not parse is told when it is asked for: the model can be used without. */
-#ifdef ENGINE_HAS_TEMPLATE
     if (chat.data && template_parse(&g->chat, chat.data, chat.len, &g->chat_error)) g->chat = NULL;
-#endif
     g->think_open = tokenizer_find(g->tokenizer, "<think>");
     g->think_close = tokenizer_find(g->tokenizer, "</think>");
     return g->name ? ERR_OK : err_set(e, ERR_MEMORY, "no memory for the model's name");
@@ -90,7 +89,8 @@ static enum err_code start(struct engine *g, const struct engine_options *o, str
     struct sched_options s = {.slots_max = or_else(o->slots_max, 4),
                               .queue_max = or_else(o->queue_max, 64),
                               .context_tokens = or_else(o->context_tokens, g->model->context < 8192 ? g->model->context : 8192),
-                              .prefill_tokens = or_else(o->prefill_tokens, 256)};
+                              .prefill_tokens = or_else(o->prefill_tokens, 256),
+                              .draft_tokens = o->draft_tokens < 0 ? 0 : o->draft_tokens == 0 || o->draft_tokens > DRAFT_MAX ? DRAFT_MAX : o->draft_tokens};
     if (o->slots_max > 1024 || o->queue_max > 1 << 20 || o->prefill_tokens > 1 << 14 || o->context_tokens > 1 << 24)
         return err_set(e, ERR_INVALID, "at most 1024 slots, a queue of 1048576, 16384 prefill tokens, a context of 16777216");
     if (o->kv != ENGINE_KV_F16) return err_set(e, ERR_UNSUPPORTED, "a KV cache of Q8_0 is not supported yet; use F16");
@@ -105,7 +105,7 @@ static enum err_code start(struct engine *g, const struct engine_options *o, str
     s.pages = (int)pages;
     g->context_tokens = s.context_tokens;
     struct backend_options b = {.kernels = o->kernels, .threads = o->threads, .pin = o->pin, .pages = s.pages,
-                                .cols_max = s.slots_max + s.prefill_tokens, .wanted_max = s.slots_max * 2};
+                                .cols_max = sched_cols_max(&s), .wanted_max = sched_wanted_max(&s)};
     enum err_code code = cpu_open(&g->backend, g->model, &b, e);
     return code ? code : sched_open(&g->sched, g->backend, g->model, g->tokenizer, &s, e);
 }
@@ -133,9 +133,7 @@ void engine_close(struct engine *g)
     if (!g) return;
     sched_close(g->sched);
     if (g->backend) g->backend->close(g->backend);
-#ifdef ENGINE_HAS_TEMPLATE
     template_free(g->chat);
-#endif
     tokenizer_close(g->tokenizer);
     model_close(g->model);
     free(g->name);
@@ -198,10 +196,6 @@ enum err_code engine_render_chat(const struct engine *g, const struct engine_mes
         return g->chat_error.code;
     }
     if (!g->chat) return render_plain(g, messages, count, add_generation_prompt, out, e);
-#ifndef ENGINE_HAS_TEMPLATE
-    (void)tools_json;
-    return ERR_UNSUPPORTED;
-#else
     char bos[256] = "", eos[256] = "";
     int32_t ids[2] = {tokenizer_bos(g->tokenizer), tokenizer_eos(g->tokenizer)};
     for (int i = 0; i < 2; i++) {
@@ -210,7 +204,6 @@ enum err_code engine_render_chat(const struct engine *g, const struct engine_mes
         text[n < 255 ? n : 255] = 0;
     }
     return template_render(g->chat, messages, count, tools_json, add_generation_prompt, bos, eos, out, e);
-#endif
 }
 
 /* ---- tokens ---- */

@@ -32,6 +32,7 @@ struct engine_options {
     int context_tokens;    /* the most a sequence may hold; 0: the file's, at most 8192 */
     int64_t kv_bytes_max;  /* KV pages altogether; 0: slots_max full sequences */
     int prefill_tokens;    /* token budget of one step; 0: 256 */
+    int draft_tokens;      /* guesses of prompt-lookup speculation at once (the text never changes); 0: 7, -1: none */
     enum engine_kv kv;
 };
 

@@ -1,7 +1,6 @@
 #include "engine/model_identity.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* SHA-256 (FIPS 180-4). */
@@ -69,7 +68,7 @@ static void sha256_hex(struct sha256 *h, char out[65])
     for (int i = 0; i < 8; i++) (void)snprintf(out + i * 8, 9, "%08x", h->state[i]);
 }
 
-enum { HEAD_MAX = 64 << 20, SAMPLES = 8, SAMPLE_BYTES = 128 };
+enum { SAMPLES = 8, SAMPLE_BYTES = 128 };
 
 static void add_tensor(struct sha256 *h, const struct gguf_tensor *t)
 {
@@ -83,30 +82,12 @@ static void add_tensor(struct sha256 *h, const struct gguf_tensor *t)
     }
 }
 
-/* The file's head ends where tensor data begins: what the tensors do not take, at most. */
-static enum err_code add_head(struct sha256 *h, const char *path, int64_t bytes, struct err *e)
-{
-    if (bytes > HEAD_MAX) bytes = HEAD_MAX;
-    char *head = malloc((size_t)bytes + 1);
-    FILE *f = fopen(path, "rb");
-    enum err_code code = ERR_OK;
-    if (!head) code = err_set(e, ERR_MEMORY, "no memory to hash %s", path);
-    else if (!f) code = err_set(e, ERR_IO, "%s cannot be read again to hash it", path);
-    else sha256_add(h, head, fread(head, 1, (size_t)bytes, f));
-    if (f) (void)fclose(f);
-    free(head);
-    return code;
-}
-
-enum err_code model_identity(const struct gguf *gguf, const char *path, char out[65], struct err *e)
+void model_identity(const struct gguf *gguf, char out[65])
 {
     struct sha256 h = {.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
-    int64_t head = gguf_file_bytes(gguf);
-    for (int i = 0; i < gguf_tensor_count(gguf); i++) {
-        add_tensor(&h, gguf_tensor_at(gguf, i));
-        head -= gguf_tensor_at(gguf, i)->bytes;
-    }
-    enum err_code code = add_head(&h, path, head > 0 ? head : 0, e);
-    if (!code) sha256_hex(&h, out);
-    return code;
+    size_t len;
+    const void *head = gguf_header(gguf, &len);
+    sha256_add(&h, head, len);
+    for (int i = 0; i < gguf_tensor_count(gguf); i++) add_tensor(&h, gguf_tensor_at(gguf, i));
+    sha256_hex(&h, out);
 }

@@ -59,3 +59,23 @@ enum err_code probe_step(struct probe *p, const int32_t *tokens, int count, int 
     struct batch b = {.cols = count, .runs = 1, .wanted = wanted, .tokens = tokens, .run = &run, .want = want};
     return p->backend->forward(p->backend, &b, out, e);
 }
+
+enum err_code probe_decode(struct probe *p, const int32_t *tokens, int streams, int position, struct batch_out *out, struct err *e)
+{
+    struct batch_run run[WANTED];
+    int32_t want[WANTED];
+    int pages = p->context / PAGE / (streams > 0 ? streams : 1);
+    if (streams < 1 || streams > p->wanted_max || position < 0 || position >= pages * PAGE)
+        return err_set(e, ERR_INVALID, "a step of %d streams at %d; a context of %d holds no such", streams, position, p->context);
+    for (int i = 0; i < streams; i++) {
+        run[i] = (struct batch_run){.first = i, .count = 1, .position = position, .pages = p->pages + i * pages};
+        want[i] = i;
+    }
+    struct batch b = {.cols = streams, .runs = streams, .wanted = streams, .tokens = tokens, .run = run, .want = want};
+    return p->backend->forward(p->backend, &b, out, e);
+}
+
+int64_t probe_token_bytes(const struct probe *p)
+{
+    return p->backend->token_bytes;
+}

@@ -24,4 +24,11 @@ void probe_close(struct probe *p);
 ERR_CHECKED enum err_code probe_step(struct probe *p, const int32_t *tokens, int count, int position, bool all,
                                      struct batch_out *out, struct err *e);
 
+/* One decoding step of `streams` sequences, each with context / streams positions of its own: tokens[i] at `position`
+ * of stream i. For benchmarks. */
+ERR_CHECKED enum err_code probe_decode(struct probe *p, const int32_t *tokens, int streams, int position, struct batch_out *out,
+                                       struct err *e);
+/* Bytes of weights (as they lie in memory) that one token reads. */
+int64_t probe_token_bytes(const struct probe *p);
+
 #endif

@@ -65,6 +65,19 @@ struct sched {
     uint32_t *mask;         /* (vocabulary bits) */
 };
 
+/* All guesses of one step: they are few, so that a step costs little more than without. */
+enum { GUESSES_MAX = 16 };
+
+int sched_cols_max(const struct sched_options *o)
+{
+    return o->slots_max + o->prefill_tokens + (o->draft_tokens ? GUESSES_MAX : 0);
+}
+
+int sched_wanted_max(const struct sched_options *o)
+{
+    return o->slots_max * 2 + (o->draft_tokens ? GUESSES_MAX : 0);
+}
+
 /* ---- lists ---- */
 
 static void push(struct list *l, struct seq *s)
@@ -319,7 +332,7 @@ static int grow(struct sched *s, struct seq *q, int end)
 
 struct plan {
     struct batch batch;
-    int decodes;
+    int decodes, guesses;
 };
 
 static void want_rows(struct sched *s, struct plan *p, struct seq *q, int col, int end)
@@ -333,7 +346,7 @@ static void want_rows(struct sched *s, struct plan *p, struct seq *q, int col, i
     if (end < q->count) return;
     q->last_want = p->batch.wanted;
     if (q->first_want < 0) q->first_want = q->last_want;
-    s->want[p->batch.wanted++] = col + q->count - 1 - q->computed;
+    for (int i = q->count - 1; i < end; i++) s->want[p->batch.wanted++] = col + i - q->computed;
 }
 
 static void add_run(struct sched *s, struct plan *p, struct seq *q, int end)
@@ -352,6 +365,19 @@ static bool decoding(const struct seq *q)
     return q->computed == q->count - 1;
 }
 
+/* Guesses for a sequence, as far as pages, the answer's length and the step's share allow. */
+static int guess(struct sched *s, struct plan *p, struct seq *q)
+{
+    int most = GUESSES_MAX / s->running.count, room = q->tokens_max - q->count - 1;
+    if (most > s->options.draft_tokens) most = s->options.draft_tokens;
+    if (most > GUESSES_MAX - p->guesses) most = GUESSES_MAX - p->guesses;
+    if (most > room) most = room;
+    q->guessed = most > 0 ? draft_guess(&q->draft, q->tokens, q->count, most, q->tokens + q->count) : 0;
+    if (q->guessed) q->guessed = grow(s, q, q->count + q->guessed) - q->count;
+    p->guesses += q->guessed;
+    return q->guessed;
+}
+
 /* Decodes first: each needs one column, and the youngest make room where pages are short. */
 static void plan_decodes(struct sched *s, struct plan *p)
 {
@@ -362,7 +388,7 @@ static void plan_decodes(struct sched *s, struct plan *p)
                 preempt(s); /* itself: it is the youngest */
                 return;
             }
-            add_run(s, p, q, q->count);
+            add_run(s, p, q, q->count + guess(s, p, q));
             p->decodes++;
         }
         next = q->next;
@@ -377,6 +403,7 @@ static void plan_prefills(struct sched *s, struct plan *p)
         int end = q->computed + budget < q->count ? q->computed + budget : q->count;
         end = grow(s, q, end);
         if (end <= q->computed) continue;
+        q->guessed = 0;
         budget -= end - q->computed;
         add_run(s, p, q, end);
     }
@@ -449,13 +476,13 @@ static void tell_token(struct sched *s, struct seq *q, int32_t id, const char *b
     q->sink.on_token(q->sink.ctx, q->id, &t);
 }
 
-/* The next token of a sequence whose last position has logits. May end the sequence. */
-static void generate(struct sched *s, struct seq *q, const float *logits, const struct logit_stats *st)
+/* The next token of a sequence whose last position has logits. False: that ended the sequence. */
+static bool generate(struct sched *s, struct seq *q, const float *logits, const struct logit_stats *st)
 {
     int32_t id = choose(s, q, logits, st);
     if (!q->ignore_eos && tokenizer_is_end(s->tokenizer, id)) {
         finish(s, &s->running, q, ENGINE_FINISH_STOP, false);
-        return;
+        return false;
     }
     char bytes[TOKEN_BYTES_MAX];
     size_t len = tokenizer_bytes(s->tokenizer, id, false, bytes, sizeof bytes);
@@ -467,21 +494,40 @@ static void generate(struct sched *s, struct seq *q, const float *logits, const 
     tell_token(s, q, id, bytes, len, logits, st);
     if (stopped) finish(s, &s->running, q, ENGINE_FINISH_STOP, true);
     else if (q->count >= q->tokens_max) finish(s, &s->running, q, ENGINE_FINISH_LENGTH, false);
+    else return true;
+    return false;
+}
+
+/* Tokens from the logits of the last position, and of the guesses after it for as long as they are what was chosen. */
+static void generate_all(struct sched *s, struct seq *q, const struct batch_out *out, struct logit_stats *st)
+{
+    int guessed = q->guessed;
+    for (int i = 0;; i++) {
+        const float *logits = out->logits + (size_t)(q->last_want + i) * out->logits_stride;
+        if (i > 0 || q->last_want != q->first_want) s->backend->stats(s->backend, logits, s->model->vocabulary, st);
+        int32_t expected = i < guessed ? q->tokens[q->count] : -1;
+        if (!generate(s, q, logits, st)) return;
+        if (i < guessed && q->tokens[q->count - 1] == expected) {
+            q->computed++;
+            continue;
+        }
+        if (guessed) draft_learn(&q->draft, guessed, i);
+        enter_pages(s, q);
+        return;
+    }
 }
 
 static void take_results(struct sched *s, struct seq *q, const struct batch_run *run, const struct batch_out *out)
 {
-    service_of(s, q)->tokens += run->count;
-    q->computed += run->count;
+    service_of(s, q)->tokens += run->count - q->guessed;
+    q->computed += run->count - q->guessed; /* guesses count once they have proved right */
     enter_pages(s, q);
     if (q->first_want < 0) return;
     struct logit_stats st;
     s->backend->stats(s->backend, out->logits + (size_t)q->first_want * out->logits_stride, s->model->vocabulary, &st);
     if (!q->prefilled) tell_prefill(s, q, out, &st);
     if (q->last_want < 0) return;
-    const float *logits = out->logits + (size_t)q->last_want * out->logits_stride;
-    if (q->last_want != q->first_want) s->backend->stats(s->backend, logits, s->model->vocabulary, &st);
-    generate(s, q, logits, &st);
+    generate_all(s, q, out, &st);
 }
 
 static void fail_all(struct sched *s, const struct err *e)
@@ -501,11 +547,12 @@ static void step(struct sched *s)
         fail_all(s, &e);
         return;
     }
-    double seconds = (double)(clock_mono_us() - start) * 1e-6, cols = p.batch.cols;
-    if (p.decodes) count_rate(s, s->decode, p.decodes, seconds * p.decodes / cols);
-    if (p.decodes < p.batch.cols) count_rate(s, s->prefill, cols - p.decodes, seconds * (cols - p.decodes) / cols);
+    double seconds = (double)(clock_mono_us() - start) * 1e-6, cols = p.batch.cols, decodes = p.decodes + p.guesses;
+    if (decodes < cols) count_rate(s, s->prefill, cols - decodes, seconds * (cols - decodes) / cols);
     s->stats.steps++;
+    int64_t before = s->stats.completion_tokens;
     for (int r = 0; r < p.batch.runs; r++) take_results(s, s->of_run[r], &s->runs[r], &out);
+    if (p.decodes) count_rate(s, s->decode, (double)(s->stats.completion_tokens - before), seconds * decodes / cols);
 }
 
 /* ---- the thread ---- */
@@ -600,9 +647,9 @@ void sched_stats(struct sched *s, struct engine_stats *out)
 static enum err_code take_memory(struct sched *s, struct err *e)
 {
     const struct sched_options *o = &s->options;
-    size_t slots = (size_t)o->slots_max, cols = slots + (size_t)o->prefill_tokens;
+    size_t slots = (size_t)o->slots_max, cols = (size_t)sched_cols_max(o);
     s->tokens = malloc(cols * sizeof *s->tokens);
-    s->want = malloc(slots * 2 * sizeof *s->want);
+    s->want = malloc((size_t)sched_wanted_max(o) * sizeof *s->want);
     s->runs = malloc(slots * sizeof *s->runs);
     s->of_run = malloc(slots * sizeof(struct seq *));
     s->mask = malloc(((size_t)s->model->vocabulary + 31) / 32 * sizeof *s->mask);

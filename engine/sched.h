@@ -7,8 +7,11 @@
 #include "engine/tokenizer.h"
 
 struct sched_options {
-    int slots_max, queue_max, context_tokens, prefill_tokens, pages;
+    int slots_max, queue_max, context_tokens, prefill_tokens, draft_tokens, pages;
 };
+/* What the backend must take in one step. */
+int sched_cols_max(const struct sched_options *o);
+int sched_wanted_max(const struct sched_options *o);
 
 struct sched;
 /* Starts the scheduler's thread. Backend, model and tokenizer are borrowed and must outlive it. */

@@ -78,6 +78,7 @@ enum err_code seq_new(struct seq **out, uint64_t id, const struct engine_request
     if (r->constraint) s->constraint = *r->constraint;
     code = text_init(&s->text, r->stop, r->stop_count, e);
     if (!code) code = take_memory(s, r, page_tokens, e);
+    if (!code) code = draft_init(&s->draft, s->tokens_max, e);
     if (code) {
         seq_free(s);
         return code;
@@ -90,6 +91,7 @@ void seq_free(struct seq *s)
 {
     if (!s) return;
     text_release(&s->text);
+    draft_release(&s->draft);
     free((void *)(uintptr_t)s->sampling.bias);
     free(s->tokens);
     free(s->pages);

@@ -3,6 +3,7 @@
 #define RUNG_ENGINE_SCHED_SEQ_H
 
 #include "engine/engine.h"
+#include "engine/sched_draft.h"
 #include "engine/sched_text.h"
 
 #include <stdatomic.h>
@@ -22,6 +23,8 @@ struct seq {
     int count, prompt_count, tokens_max;
     int told;        /* generated tokens told or given as prefix */
     struct text text;
+    struct draft draft;
+    int guessed;     /* of this step: they stand in tokens after count */
 
     /* While it runs. */
     int32_t *pages;  /* (page_count) held */

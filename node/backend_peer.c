@@ -64,6 +64,12 @@ static void peer_free(struct backend *backend)
     free(peer);
 }
 
+/* Until its first READY a peer is thought to reach every tier above: these are configured, only not there. */
+static void guess_models(struct backend *b, enum tier self)
+{
+    for (int t = (int)self + 1; t < TIERS; t++) b->models[b->model_count++] = (struct msg_model){.tier = (enum tier)t};
+}
+
 static const struct backend_ops PEER_OPS = {"peer", peer_submit, peer_cancel, peer_free};
 
 enum err_code backend_peer_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e)
@@ -78,6 +84,7 @@ enum err_code backend_peer_new(struct backend **out, struct node *node, const st
     b->weight = config->weight;
     (void)snprintf(b->name, sizeof b->name, "%s", config->name);
     (void)snprintf(b->trouble, sizeof b->trouble, "%.100s: not connected yet", config->connect);
+    guess_models(b, node->config->tier);
     peer->ops = (struct uplink_ops){.role = tier_name(node->config->tier), .on_ready = on_ready, .on_down = on_down};
     enum err_code code = uplink_open(&peer->uplink, node, config->connect, config->server_key, &peer->ops, peer, e);
     if (code != ERR_OK) {

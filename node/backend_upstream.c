@@ -11,26 +11,16 @@
 #include "node/upstream.h"
 
 #include "base/clock.h"
-#include "base/textlog.h"
 #include "proto/openai.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum {
     LINE_MAX_BYTES = 1 << 20,      /* of an event stream */
     BODY_MAX = 2 * MSG_BYTES_MAX,  /* of a request */
     REFUSAL_MAX = 16384,           /* kept of a refusal's body */
-    MODELS_MAX = 4 << 20,          /* of the service's list of models */
-    KEY_MAX = 4096,
     ENDING_MS = 1000,              /* for the rest of an answer after [DONE] */
-    PROBE_MS = 5000,               /* for an answer to a probe, beside connecting */
-    PROBE_DOWN_MS = 2000, PROBE_IDLE_MS = 15000,
     RETRY_PAUSE_MS = 100,          /* doubled each time */
     FULL_MS = 1000                 /* a 429 that does not say how long */
 };
@@ -43,11 +33,7 @@ struct upstream {
     char *base;                    /* the URL without a last slash; of a Unix socket http://localhost/… */
     char *authorization;           /* "Authorization: Bearer …", or NULL */
     struct call *calls;
-    struct fetch *probe;
-    struct buf probe_body;
-    struct loop_timer probe_timer, probe_limit;
-    int64_t answered_us;           /* when it last gave a good answer: no need to ask then */
-    bool model_missing;            /* told once */
+    struct upstream_probe probe;
 };
 struct call {
     struct upstream *upstream;
@@ -75,20 +61,6 @@ struct call {
 };
 
 static void call_attempt(struct call *call);
-static void probe_later(struct upstream *u, int after_ms);
-
-/* ---- health ---- */
-
-static void set_health(struct upstream *u, enum backend_health health, const char *why)
-{
-    struct backend *b = u->backend;
-    char quoted[200];
-    if (health != b->health && health == BACKEND_UP) textlog(TEXTLOG_INFO, "upstream_up", "backend=%s", b->name);
-    if (health != b->health && health == BACKEND_DOWN)
-        textlog(TEXTLOG_WARN, "upstream_down", "backend=%s why=%s", b->name, textlog_quote(why, quoted, sizeof quoted));
-    b->health = health;
-    (void)snprintf(b->trouble, sizeof b->trouble, "%s", why);
-}
 
 /* ---- a call's life ---- */
 
@@ -180,8 +152,7 @@ static void call_done(struct call *call)
                                 .tier = u->config->tier};
         if (call->first_us) done.ttft_ms = (double)(call->first_us - call->start_us) / 1000;
         for (int i = 0; i < call->choices; i++) done.finish[i] = call->finish[i][0] ? call->finish[i] : "stop";
-        u->answered_us = now;
-        if (u->backend->health != BACKEND_UP) set_health(u, BACKEND_UP, "");
+        upstream_probe_answered(&u->probe);
         call_close(call, true);
         sink.on_done(sink.ctx, &done);
     }
@@ -345,8 +316,7 @@ static void transfer_failed(struct call *call, const struct fetch_answer *answer
     const char *where = call->first_us ? "broke off in mid-answer" : answer->connected ? "broke off" : "cannot be reached";
     (void)snprintf(why, sizeof why, "%.64s %s: %.120s", u->backend->name, where, answer->why);
     if (!answer->connected) {
-        set_health(u, BACKEND_DOWN, why);
-        probe_later(u, PROBE_DOWN_MS);
+        upstream_probe_failed(&u->probe, why);
     }
     call_fail(call, answer->code, why, 0);
 }
@@ -492,13 +462,9 @@ static void upstream_cancel(struct backend *backend, uint64_t id)
 static void upstream_free(struct backend *backend)
 {
     struct upstream *u = backend->impl;
-    struct loop *loop = u->node->loop;
     while (u->calls) call_close(u->calls, false);
-    loop_timer_stop(loop, &u->probe_timer);
-    loop_timer_stop(loop, &u->probe_limit);
-    if (u->probe) fetch_stop(u->probe);
+    upstream_probe_release(&u->probe);
     fetch_pool_free(u->pool);
-    buf_release(&u->probe_body);
     if (u->authorization) explicit_bzero(u->authorization, strlen(u->authorization));
     free(u->authorization);
     free(u->base);
@@ -506,167 +472,7 @@ static void upstream_free(struct backend *backend)
     free(backend);
 }
 
-/* ---- the probe: GET …/models while it is down or idle ---- */
-
-static void probe_over(struct upstream *u)
-{
-    loop_timer_stop(u->node->loop, &u->probe_limit);
-    fetch_stop(u->probe);
-    u->probe = NULL;
-    buf_clear(&u->probe_body);
-    probe_later(u, u->backend->health == BACKEND_UP ? PROBE_IDLE_MS : PROBE_DOWN_MS);
-}
-
-/* Its name as we ask for it, or with Ollama's ":latest". */
-static bool is_model(const char *id, const char *model)
-{
-    size_t len = strlen(model);
-    return strncmp(id, model, len) == 0 && (!id[len] || strcmp(id + len, ":latest") == 0);
-}
-
-/* Does the list name our model? A body that is no such list tells nothing: true. */
-static bool lists_model(const struct upstream *u, char *others, size_t size)
-{
-    json_t *root = json_loadb(u->probe_body.data, u->probe_body.len, 0, NULL);
-    const json_t *data = json_object_get(root, "data");
-    bool found = !json_is_array(data) || json_array_size(data) == 0;
-    size_t used = 0;
-    others[0] = '\0';
-    for (size_t i = 0; i < json_array_size(data) && !found; i++) {
-        const char *id = json_string_value(json_object_get(json_array_get(data, i), "id"));
-        if (!id) continue;
-        found = is_model(id, u->config->model);
-        if (used + strlen(id) + 3 < size) used += (size_t)snprintf(others + used, size - used, "%s%s", used ? ", " : "", id);
-    }
-    json_decref(root);
-    return found;
-}
-
-/* Some services answer to names that they do not list, so this only warns. */
-static void check_model(struct upstream *u)
-{
-    char others[80], quoted[200], why[160];
-    bool listed = lists_model(u, others, sizeof others);
-    why[0] = '\0';
-    if (!listed)
-        (void)snprintf(why, sizeof why, "does not list model %.48s; it lists %.80s", u->config->model, others);
-    if (!listed && !u->model_missing)
-        textlog(TEXTLOG_WARN, "upstream_model", "backend=%s why=%s", u->backend->name,
-                textlog_quote(why, quoted, sizeof quoted));
-    u->model_missing = !listed;
-    set_health(u, BACKEND_UP, why);
-}
-
-static void on_probe_bytes(void *ctx, const struct fetch_answer *answer, const char *data, size_t len)
-{
-    struct upstream *u = ctx;
-    (void)answer;
-    (void)!buf_add(&u->probe_body, data, len); /* a longer list is not read */
-}
-
-static void on_probe_complete(void *ctx, const struct fetch_answer *answer)
-{
-    struct upstream *u = ctx;
-    char why[160];
-    struct err e = {0};
-    int status = answer->status;
-    if (answer->code != ERR_OK) {
-        (void)snprintf(why, sizeof why, "cannot be reached: %.120s", answer->why);
-        set_health(u, BACKEND_DOWN, why);
-    } else if (status == 200) {
-        check_model(u);
-    } else if (status == 401 || status == 407 || status >= 500 || (status >= 300 && status < 400)) {
-        (void)upstream_error(status, "the service", u->probe_body.data, u->probe_body.len, &e);
-        set_health(u, BACKEND_DOWN, e.msg);
-    } else {
-        set_health(u, BACKEND_UP, ""); /* it lives, and has no such list (404), or not for us (403, 429) */
-    }
-    probe_over(u);
-}
-
-static void on_probe_limit(void *ctx)
-{
-    struct upstream *u = ctx;
-    char why[96];
-    (void)snprintf(why, sizeof why, "did not list its models within %d ms", u->config->connect_ms + PROBE_MS);
-    set_health(u, BACKEND_DOWN, why);
-    probe_over(u);
-}
-
-static void on_probe(void *ctx)
-{
-    struct upstream *u = ctx;
-    bool fresh = u->answered_us && clock_mono_us() - u->answered_us < (int64_t)PROBE_IDLE_MS * 1000;
-    if (u->probe || (fresh && u->backend->health == BACKEND_UP)) {
-        if (!u->probe) probe_later(u, PROBE_IDLE_MS);
-        return;
-    }
-    char url[4352];
-    const char *headers[2] = {"Accept: application/json"};
-    int count = 1;
-    struct err e = {0};
-    if (u->authorization) headers[count++] = u->authorization;
-    (void)snprintf(url, sizeof url, "%s/models", u->base);
-    const struct fetch_owner owner = {u, on_probe_bytes, on_probe_complete};
-    if (fetch_start(&u->probe, u->pool, url, headers, count, NULL, &owner, &e) != ERR_OK) {
-        probe_later(u, PROBE_DOWN_MS);
-        return;
-    }
-    loop_timer_start(u->node->loop, &u->probe_limit, u->config->connect_ms + PROBE_MS, on_probe_limit, u);
-}
-
-static void probe_later(struct upstream *u, int after_ms)
-{
-    loop_timer_start(u->node->loop, &u->probe_timer, after_ms, on_probe, u);
-}
-
 /* ---- opening ---- */
-
-/* The key of a file, without the white space around it. Warns when others can read it. */
-static enum err_code read_key_file(const char *backend, const char *path, char key[KEY_MAX + 1], struct err *e)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    struct stat info;
-    if (fd < 0 || fstat(fd, &info) != 0) {
-        enum err_code code = err_set(e, ERR_IO, "backend %s: key_file %s: %s", backend, path, strerror(errno));
-        if (fd >= 0) (void)close(fd);
-        return code;
-    }
-    if (info.st_mode & 077)
-        textlog(TEXTLOG_WARN, "key_file_mode", "backend=%s mode=%04o want=0600", backend, (unsigned)(info.st_mode & 0777));
-    ssize_t n = read(fd, key, KEY_MAX);
-    (void)close(fd);
-    if (n <= 0 || n == KEY_MAX)
-        return err_set(e, ERR_INVALID, "backend %s: key_file %s: want one key of 1 to %d bytes", backend, path, KEY_MAX - 1);
-    key[n] = '\0';
-    size_t lead = strspn(key, " \t\r\n");
-    memmove(key, key + lead, (size_t)n - lead + 1);
-    for (size_t len = strlen(key); len && strchr(" \t\r\n", key[len - 1]);) key[--len] = '\0';
-    return ERR_OK;
-}
-
-static enum err_code read_key(struct upstream *u, struct err *e)
-{
-    const struct config_backend *c = u->config;
-    char key[KEY_MAX + 1] = "";
-    enum err_code code = ERR_OK;
-    if (!c->key_file && !c->key_env) return ERR_OK;
-    const char *value = c->key_env ? getenv(c->key_env) : NULL;
-    if (c->key_file) code = read_key_file(c->name, c->key_file, key, e);
-    else if (!value || !*value || strlen(value) > KEY_MAX)
-        code = err_set(e, ERR_INVALID, "backend %s: key_env: %s is not set, want the API key in it", c->name, c->key_env);
-    else (void)snprintf(key, sizeof key, "%s", value);
-    for (const char *p = key; code == ERR_OK && (p == key || *p); p++)
-        if (*p <= 0x20 || *p >= 0x7f)
-            code = err_set(e, ERR_INVALID, "backend %s: %s %s: want one key of visible ASCII", c->name,
-                           c->key_file ? "key_file" : "key_env", c->key_file ? c->key_file : c->key_env);
-    if (code == ERR_OK && asprintf(&u->authorization, "Authorization: Bearer %s", key) < 0) {
-        u->authorization = NULL;
-        code = err_set(e, ERR_MEMORY, "backend %s: out of memory", c->name);
-    }
-    explicit_bzero(key, sizeof key);
-    return code;
-}
 
 /* "unix:/PATH:/PREFIX" is a socket's path and http://localhost/PREFIX; other URLs are as they are. */
 static enum err_code split_url(struct upstream *u, char socket[108], struct err *e)
@@ -716,12 +522,13 @@ enum err_code backend_upstream_new(struct backend **out, struct node *node, cons
         return err_set(e, ERR_MEMORY, "no memory for backend %s", config->name);
     }
     *u = (struct upstream){.node = node, .backend = b, .config = config};
-    buf_init(&u->probe_body, MODELS_MAX);
+    u->probe = (struct upstream_probe){.loop = node->loop, .backend = b, .config = config};
+    buf_init(&u->probe.body, UPSTREAM_MODELS_BYTES_MAX);
     b->ops = &UPSTREAM_OPS;
     b->impl = u;
     fill_backend(b, config);
     enum err_code code = split_url(u, socket, e);
-    if (code == ERR_OK) code = read_key(u, e);
+    if (code == ERR_OK) code = upstream_authorization(config, &u->authorization, e);
     const struct fetch_pool_options options = {.connections_max = config->slots, .unix_path = socket[0] ? socket : NULL,
                                                .ca_file = config->ca_file, .connect_ms = config->connect_ms};
     if (code == ERR_OK) code = fetch_pool_new(&u->pool, node->loop, &options, e);
@@ -729,7 +536,7 @@ enum err_code backend_upstream_new(struct backend **out, struct node *node, cons
         upstream_free(b);
         return code;
     }
-    probe_later(u, 0);
+    upstream_probe_begin(&u->probe, u->pool, u->base, u->authorization);
     *out = b;
     return ERR_OK;
 }

@@ -132,11 +132,13 @@ static void drop_silent(struct broker *broker, int64_t now)
 {
     const struct config *c = broker->node->config;
     int64_t limit_us = (int64_t)c->heartbeat_ms * c->heartbeats_missed * 1000;
+    const struct msg_ping ping = {.sent_us = now};
     for (struct broker_peer *p = broker->peers, *next; p; p = next) {
         next = p->next;
         remote_tick(&p->remote);
-        if (p->role == ROLE_CLIENT || now - p->remote.heard_us <= limit_us) continue;
-        peer_drop(p, "nothing heard for three heartbeats");
+        if (p->role == ROLE_CLIENT) continue;
+        if (now - p->remote.heard_us > limit_us) peer_drop(p, "nothing heard for three heartbeats");
+        else (void)remote_send(&p->remote, MSG_PING, &ping); /* its own heartbeat may be slower than ours */
     }
 }
 

@@ -113,6 +113,8 @@ const struct config_key CONFIG_KEYS[] = {
      .help = "Tokens of a stream held back before the first is shown, so that it can still go up; 0: none."},
     {.name = "policy.hold_ms", .type = KEY_INT, .offset = AT(policy.hold_ms), .unit = "ms", .max = 60000, .concerns = E,
      .help = "And held back no longer than this."},
+    {.name = "policy.shadow", .type = KEY_REAL, .offset = AT(policy.shadow), .max = 1, .concerns = E,
+     .help = "Share of the edge's answers that a higher tier answers too, unseen, so that they are judged by agreement."},
     {.name = "policy.budget_usd_per_day", .type = KEY_REAL, .offset = AT(policy.budget_usd_per_day), .unit = "USD",
      .max = 1e9, .concerns = ALL, .help = "What one tenant may spend a day; 0: no limit."},
     {.name = "policy.accept_from_above", .type = KEY_BOOL, .offset = AT(accept_policy), .def = "false", .concerns = E | R,

@@ -22,7 +22,8 @@ static bool is_host_port(const char *text)
 {
     const char *colon = strrchr(text, ':');
     if (!colon || colon == text || !colon[1] || strlen(colon + 1) > 5) return false;
-    if (strspn(colon + 1, "0123456789") != strlen(colon + 1) || atoi(colon + 1) > 65535) return false;
+    if (strspn(colon + 1, "0123456789") != strlen(colon + 1) || strtol(colon + 1, NULL, 10) > 65535)
+        return false;
     size_t host = (size_t)(colon - text);
     if (text[0] == '[') return text[host - 1] == ']' && host > 2;
     return memchr(text, ':', host) == NULL && strcspn(text, " /\t") >= host;

@@ -27,7 +27,9 @@ enum {
     HTTP_UNREAD_MAX = 4 << 20,  /* bytes of a stream a client may leave unread */
     HTTP_OFF_LOOP = 64 << 10,   /* larger bodies are parsed on the parser's thread */
     HTTP_PARSING_MAX = 64,      /* bodies waiting for it */
-    HTTP_COMMENT_MS = 15000     /* a stream that is silent for so long gets a comment */
+    HTTP_COMMENT_MS = 15000,    /* a stream that is silent for so long gets a comment; less in tests */
+    HTTP_LINGER_MAX = 16 << 20, /* bytes past the limit, and time, that a refused body is read past */
+    HTTP_LINGER_MS = 5000
 };
 
 /* ---- who may come in (http_guard.c) ---- */
@@ -98,7 +100,10 @@ struct http_front {
     struct http_keys keys;
     uid_t uids[CONFIG_LIST_MAX];
     int uid_count;
+    unsigned char random[512];  /* for request ids: the kernel is asked once for many */
+    int random_left;
     int leaving;                /* epoll set: connections whose client may leave */
+    int comment_ms;             /* HTTP_COMMENT_MS */
     struct loop_timer sweep;    /* each second: comments into silent streams, connections that never get on */
     struct http_conn *conns;
     struct http_parser *parser;
@@ -111,7 +116,7 @@ void http_door_kick(struct http_door *door);
 
 enum http_endpoint {
     HTTP_NOWHERE, HTTP_CHAT, HTTP_COMPLETION, HTTP_MODELS, HTTP_MODEL, HTTP_FEEDBACK, HTTP_HEALTH, HTTP_READY,
-    HTTP_METRICS
+    HTTP_METRICS, HTTP_POLICY, HTTP_POLICY_SET
 };
 struct http_head {
     enum http_endpoint endpoint;
@@ -119,7 +124,7 @@ struct http_head {
     const char *allow;          /* methods of the endpoint, for 405 */
     bool preflight;             /* OPTIONS from an allowed origin */
     /* header values; they live as long as the request */
-    const char *host, *origin, *authorization, *api_key, *length, *request_id, *max_tier, *privacy, *deadline,
+    const char *host, *expect, *origin, *authorization, *api_key, *length, *request_id, *max_tier, *privacy, *deadline,
         *conversation, *idempotency, *traceparent;
     const char *tenant;         /* of the key */
     const char *cors;           /* origin to allow in the reply, or NULL */

@@ -24,6 +24,7 @@ struct http_call {
     struct http_head head;
     enum step step;
     bool suspended, gone;
+    bool lingering;               /* refused in the middle of its body: nothing more is answered */
     struct err refusal;           /* of the head, answered when the body has been read past */
     int64_t received;             /* bytes of body */
     struct buf body;
@@ -176,10 +177,13 @@ static enum MHD_Result refuse(struct http_call *call, const struct err *e)
     return reply_error(call);
 }
 
-/* Bodies past the limit without a Content-Length: libmicrohttpd takes no reply in the middle of a body, so these few
- * words go to the socket directly (nothing else has been sent for this request) and the connection is closed. */
-static enum MHD_Result refuse_in_body(struct http_call *call)
+/* A body past the limit is told so at once, and then read past for a while without being kept: closing while the client
+ * still sends would reset the connection, and the reset would overtake the answer. libmicrohttpd takes no reply in the
+ * middle of a body, so these few words go to the socket directly (nothing else was sent for this request). */
+static enum MHD_Result refuse_and_linger(struct http_call *call)
 {
+    call->lingering = true;
+    call->began_us = clock_mono_us();
     metrics_add(node_of(call)->metrics, METRIC_HTTP_REFUSED, 1);
     struct buf text = BUF_INIT(1024), reply = BUF_INIT(2048);
     (void)openai_error_body(&(struct msg_error){.code = ERR_TOO_LARGE, .message = "the body is larger than http.body_bytes_max"},
@@ -187,10 +191,9 @@ static enum MHD_Result refuse_in_body(struct http_call *call)
     buf_addf(&reply, "HTTP/1.1 413 Content Too Large\r\nContent-Type: " JSON "\r\nContent-Length: %zu\r\n"
                      "Connection: close\r\nx-request-id: %s\r\n\r\n%s", text.len, call->id, text.data);
     ssize_t n = send(call->conn->fd, reply.data, reply.len, MSG_NOSIGNAL | MSG_DONTWAIT);
-    (void)n; /* it is closed either way */
     buf_release(&text);
     buf_release(&reply);
-    return MHD_NO;
+    return n > 0 ? MHD_YES : MHD_NO;
 }
 
 /* ---- what comes back ---- */
@@ -394,6 +397,20 @@ static enum MHD_Result reply_feedback(struct http_call *call)
     return reply_text(call, 200, &text, JSON);
 }
 
+/* Operators come through the Unix socket only: its mode and uids say who they are. */
+static enum MHD_Result reply_policy(struct http_call *call)
+{
+    struct node *node = node_of(call);
+    struct err e = {0};
+    enum err_code code = ERR_OK;
+    if (call->conn->door->tcp) code = err_set(&e, ERR_FORBIDDEN, "policies are read and set through the Unix socket only");
+    else if (call->head.endpoint == HTTP_POLICY_SET) code = node_policy_command(node, call->body.data, call->body.len, &e);
+    if (code != ERR_OK) return refuse(call, &e);
+    struct buf text = BUF_INIT(16384);
+    node_policy_json(node, &text);
+    return reply_text(call, 200, &text, JSON);
+}
+
 static enum MHD_Result reply_preflight(struct http_call *call)
 {
     struct MHD_Response *response = MHD_create_response_from_buffer(0, (void *)(uintptr_t)"", MHD_RESPMEM_PERSISTENT);
@@ -486,6 +503,22 @@ static enum MHD_Result answer(struct http_call *call)
 
 /* ---- libmicrohttpd's side ---- */
 
+static void new_id(struct http_front *front, char out[33])
+{
+    static const char HEX[] = "0123456789abcdef";
+    if (front->random_left < 16) {
+        randombytes_buf(front->random, sizeof front->random);
+        front->random_left = sizeof front->random;
+    }
+    front->random_left -= 16;
+    for (int i = 0; i < 16; i++) {
+        unsigned char byte = front->random[front->random_left + i];
+        out[2 * i] = HEX[byte >> 4];
+        out[2 * i + 1] = HEX[byte & 15];
+    }
+    out[32] = 0;
+}
+
 static struct http_call *call_open(struct http_door *door, struct MHD_Connection *mhd, const char *url, const char *method)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -498,9 +531,7 @@ static struct http_call *call_open(struct http_door *door, struct MHD_Connection
     call->began_us = clock_mono_us();
     call->tier = TIER_NONE;
     conn->call = call;
-    unsigned char random[16];
-    randombytes_buf(random, sizeof random);
-    sodium_bin2hex(call->id, sizeof call->id, random, sizeof random);
+    new_id(door->front, call->id);
     buf_init(&call->body, (size_t)node->config->http.body_bytes_max);
     metrics_add(node->metrics, METRIC_HTTP_REQUESTS, 1);
     if (http_head_read(&call->head, conn, mhd, url, method, &call->refusal) == ERR_OK) call->refusal.code = ERR_OK;
@@ -510,15 +541,19 @@ static struct http_call *call_open(struct http_door *door, struct MHD_Connection
 /* A piece of the body. What belongs to a refused request is read past, so that the answer is not lost in a reset. */
 static enum MHD_Result take_body(struct http_call *call, const char *data, size_t *size)
 {
+    int64_t most = node_of(call)->config->http.body_bytes_max;
     call->received += (int64_t)*size;
-    if (call->received > node_of(call)->config->http.body_bytes_max) return refuse_in_body(call);
-    if (call->refusal.code == ERR_OK && buf_add(&call->body, data, *size) != ERR_OK) return MHD_NO;
+    if (call->lingering && call->received > most + HTTP_LINGER_MAX) return MHD_NO;
+    if (call->received > most && !call->lingering && refuse_and_linger(call) != MHD_YES) return MHD_NO;
+    bool wanted = call->refusal.code == ERR_OK && !call->lingering;
+    if (wanted && buf_add(&call->body, data, *size) != ERR_OK) return MHD_NO;
     *size = 0;
     return MHD_YES;
 }
 
 static enum MHD_Result dispatch(struct http_call *call)
 {
+    if (call->lingering) return MHD_NO;
     if (call->refusal.code != ERR_OK) return refuse(call, &call->refusal);
     if (call->head.preflight) return reply_preflight(call);
     switch (call->head.endpoint) {
@@ -530,6 +565,9 @@ static enum MHD_Result dispatch(struct http_call *call)
         return reply_models(call);
     case HTTP_FEEDBACK:
         return reply_feedback(call);
+    case HTTP_POLICY:
+    case HTTP_POLICY_SET:
+        return reply_policy(call);
     case HTTP_HEALTH:
     case HTTP_READY:
     case HTTP_METRICS:
@@ -548,8 +586,9 @@ enum MHD_Result http_call_handle(void *door, struct MHD_Connection *mhd, const c
     if (!call) {
         *ctx = call = call_open(door, mhd, url, method);
         if (!call) return MHD_NO;
-        bool too_large = call->refusal.code == ERR_TOO_LARGE;
-        return too_large ? refuse(call, &call->refusal) : MHD_YES; /* answered without reading on */
+        if (call->refusal.code != ERR_TOO_LARGE) return MHD_YES;
+        /* Who asks first (Expect: 100-continue) sends nothing that would have to be read past. */
+        return call->head.expect ? refuse(call, &call->refusal) : refuse_and_linger(call);
     }
     if (*size > 0) return take_body(call, data, size);
     if (call->step == READING) return dispatch(call);
@@ -585,9 +624,11 @@ void http_call_leave(struct http_call *call)
 void http_call_sweep(struct http_call *call, int64_t now_us)
 {
     int64_t body_us = 2000 * (int64_t)node_of(call)->config->http.idle_timeout_ms;
+    if (call->lingering) body_us = HTTP_LINGER_MS * 1000;
+    if (call->conn->gone) body_us = 0; /* half a body, and no more will come */
     if (call->step == READING && now_us - call->began_us > body_us) (void)shutdown(call->conn->fd, SHUT_RDWR);
     if (!call->streaming || call->finished || !call->suspended) return;
-    if (now_us - call->fed_us < (int64_t)HTTP_COMMENT_MS * 1000) return;
+    if (now_us - call->fed_us < (int64_t)front_of(call)->comment_ms * 1000) return;
     call->fed_us = now_us;
     buf_adds(&call->out, ": still working\n\n");
     call_wake(call);

@@ -16,6 +16,7 @@ static const struct route ROUTES[] = {
     {"/chat/completions", HTTP_CHAT, true, false}, {"/completions", HTTP_COMPLETION, true, false},
     {"/models", HTTP_MODELS, false, false},        {"/feedback", HTTP_FEEDBACK, true, false},
     {"/health", HTTP_HEALTH, false, true},         {"/ready", HTTP_READY, false, true},
+    {"/rung/policy", HTTP_POLICY, false, false},   {"/rung/command", HTTP_POLICY_SET, true, false},
     {"/metrics", HTTP_METRICS, false, false},      {"/models/", HTTP_MODEL, false, false}, /* and more */
 };
 
@@ -42,6 +43,7 @@ struct header {
 static const struct header HEADERS[] = {
     {"Host", HEAD(host)},
     {"Content-Length", HEAD(length)},
+    {"Expect", HEAD(expect)},
     {"Authorization", HEAD(authorization)},
     {"X-Api-Key", HEAD(api_key)},
     {"Origin", HEAD(origin)},

@@ -13,7 +13,6 @@
 
 struct life {
     struct node node;
-    const struct node_options *options;
     struct loop_timer drain_timer;
     int64_t drain_until_ms;
     bool log_closed;
@@ -43,33 +42,6 @@ static void open_router(struct node *node)
         router_info(node->router, &node->router_info);
     else
         textlog(TEXTLOG_ERROR, "router_failed", "file=%s why=\"%s\"", node->config->router_file, e.msg);
-}
-
-static bool same_policy(const struct policy *a, const struct policy *b)
-{
-    char x[2048], y[2048];
-    struct policy p = *a, q = *b;
-    p.version = q.version = 0;
-    policy_to_json(&p, x, sizeof x);
-    policy_to_json(&q, y, sizeof y);
-    return strcmp(x, y) == 0;
-}
-
-/* The table is the truth. The file's policy section seeds it, and adds a version when it has changed since it last did. */
-static enum err_code open_policy(struct node *node, struct err *e)
-{
-    struct policy stored, seeded;
-    bool found = false, was_seeded = false;
-    node->policy = node->config->policy;
-    if (!node->log) return ERR_OK;
-    enum err_code code = log_policy_latest(node->log, NULL, &stored, &found, e);
-    if (code == ERR_OK) code = log_policy_latest(node->log, "config", &seeded, &was_seeded, e);
-    if (code != ERR_OK) return code;
-    if (found && was_seeded && same_policy(&seeded, &node->config->policy)) {
-        node->policy = stored;
-        return ERR_OK;
-    }
-    return log_policy_add(node->log, &node->policy, "config", e);
 }
 
 static enum err_code open_log(struct node *node, struct err *e)
@@ -116,12 +88,13 @@ static enum err_code node_open(struct node *node, bool worker, struct err *e)
     enum err_code code = loop_new(&node->loop, e);
     if (code == ERR_OK) code = open_links(node, e);
     if (code == ERR_OK) code = open_log(node, e);
-    if (code == ERR_OK) code = open_policy(node, e);
+    if (code == ERR_OK) code = node_policy_open(node, e);
     if (code != ERR_OK) return code;
     node->metrics = metrics_new();
     if (!node->metrics) return err_set(e, ERR_MEMORY, "no memory for the metrics");
     open_router(node);
     code = request_table_new(node, e);
+    if (code == ERR_OK && node->config->tier == TIER_EDGE && node->log) code = shadows_new(node, e);
     for (int i = 0; i < node->config->backend_count && code == ERR_OK; i++) code = open_backend(node, &node->config->backends[i], e);
     if (code == ERR_OK) code = open_fronts(node, worker, e);
     if (code == ERR_OK && node->log && node->config->log_ship) code = shipper_new(&node->shipper, node, e);
@@ -134,7 +107,9 @@ static void node_close(struct node *node)
 {
     http_front_free(node->http);
     node->http = NULL;
+    shadows_close(node);
     request_table_free(node);
+    shadows_free(node);
     broker_free(node->broker);
     worker_link_free(node->worker);
     while (node->backends) node_backend_remove(node, node->backends);
@@ -187,25 +162,6 @@ static void on_signal(void *ctx, int number)
     default:
         break;
     }
-}
-
-enum err_code node_reload(struct node *node, struct err *e)
-{
-    struct config *fresh = NULL;
-    if (!node->config->file) return err_set(e, ERR_INVALID, "there is no configuration file to read again");
-    enum err_code code = config_load(&fresh, node->config->tier, node->config->file, NULL, 0, e);
-    if (code != ERR_OK) return code;
-    if (!same_policy(&fresh->policy, &node->config->policy)) {
-        struct policy next = fresh->policy;
-        if (node->log) code = log_policy_add(node->log, &next, "config", e);
-        if (code == ERR_OK) {
-            node->policy = next;
-            node->config->policy = fresh->policy;
-            textlog(TEXTLOG_INFO, "policy", "version=%lld source=config", (long long)next.version);
-        }
-    }
-    config_free(fresh);
-    return code;
 }
 
 bool node_health_json(const struct node *node, bool ready, struct buf *out)
@@ -264,10 +220,11 @@ static enum textlog_level level_of(const char *name)
 
 int node_main(enum tier tier, const struct node_options *options)
 {
-    struct life life = {.options = options};
+    struct life life = {0};
     struct node *node = &life.node;
     struct err e = {0};
     int rc = 1;
+    node->options = options;
     node->started_wall_ms = clock_wall_ms();
     enum err_code code = config_load(&node->config, tier, options->config_file, options->overrides, options->override_count, &e);
     if (code != ERR_OK) {

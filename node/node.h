@@ -16,14 +16,18 @@ struct http_front;
 struct broker;
 struct worker_link;
 struct shipper;
+struct node_options;
+struct shadows;
 
 struct node {
+    const struct node_options *options; /* as started; for reading the configuration again */
     struct config *config;
     struct loop *loop;
     struct link_context *links;
     struct router *router;          /* NULL: none */
     struct router_info router_info;
     struct policy policy;           /* in force */
+    struct policy trial;            /* of an experiment; share 0: none runs */
     struct decision_log *log;       /* NULL: off */
     struct metrics *metrics;
     struct backend *backends;       /* list; workers come and go */
@@ -32,6 +36,7 @@ struct node {
     struct broker *broker;          /* NULL: off */
     struct worker_link *worker;     /* NULL: not a worker */
     struct shipper *shipper;        /* NULL: no rows go up */
+    struct shadows *shadows;        /* NULL: none are made here */
     uint64_t last_call;             /* calls are numbered from here */
     bool draining;
     int64_t started_wall_ms;
@@ -54,6 +59,13 @@ void request_table_free(struct node *node); /* what still runs is cancelled and 
 void request_wake(struct node *node);
 /* How long someone refused now should wait, from the measured rate at which requests end. */
 int64_t request_retry_after_ms(const struct node *node);
+
+/* Shadow runs (node/shadow.c). Close before the request table is freed, free after. */
+ERR_CHECKED enum err_code shadows_new(struct node *node, struct err *e);
+void shadows_close(struct node *node);
+void shadows_free(struct node *node);
+/* Do two answers say the same? */
+bool shadow_agrees(const char *a, const char *b);
 
 /* ---- backends (node/health.c) ---- */
 
@@ -95,8 +107,22 @@ struct node_options {
 };
 /* Runs a node of a tier until SIGTERM; returns an exit code. Prints errors on stderr. */
 int node_main(enum tier tier, const struct node_options *options);
+
+/* ---- policies (node/policies.c) ---- */
+
+/* At start: from the log's table, or seeded from the configuration. */
+ERR_CHECKED enum err_code node_policy_open(struct node *node, struct err *e);
 /* Reload the policy part of the configuration (SIGHUP, `rung reload`): a bad file changes nothing. */
 ERR_CHECKED enum err_code node_reload(struct node *node, struct err *e);
+/* What an operator asks for, as JSON: {"action": "set" | "undo" | "reload" | "try" | "stop" | "promote", "policy"?: {…},
+ * "share"?: 0…1, "by"?: "request" | "conversation" | "tenant"}. Errors: ERR_SYNTAX, ERR_INVALID (the field), ERR_IO. */
+ERR_CHECKED enum err_code node_policy_command(struct node *node, const char *body, size_t len, struct err *e);
+/* The policy in force, and the experiment's where one runs. */
+void node_policy_json(const struct node *node, struct buf *out);
+/* Uniform in [0, 1), the same for the same id and salt. */
+double node_dice(const char *id, uint64_t salt);
+/* Which of them a request falls under: stable for its request id, conversation or tenant. */
+const struct policy *node_policy_for(const struct node *node, const struct msg_submit *submit);
 /* Is it up, is it ready (some tier can answer)? One JSON object for /health and /ready. */
 bool node_health_json(const struct node *node, bool ready, struct buf *out);
 

@@ -17,7 +17,7 @@ static bool same(const struct backend *backend, const struct msg_ready *ready)
     if (backend->model_count != ready->model_count) return false;
     for (int i = 0; i < ready->model_count; i++) {
         struct msg_model a = backend->models[i], b = ready->models[i];
-        if (strcmp(a.name, b.name) != 0 || strcmp(a.identity, b.identity) != 0) return false;
+        if (!a.name || strcmp(a.name, b.name) != 0 || strcmp(a.identity, b.identity) != 0) return false;
         a.name = a.identity = b.name = b.identity = NULL;
         if (memcmp(&a, &b, sizeof a) != 0) return false;
     }

@@ -99,17 +99,6 @@ static void step_classify(struct request *r)
 
 /* ---- DECIDE ---- */
 
-/* Uniform in [0, 1), the same on every resend: splitmix64 over a hash of the id. */
-static double dice(const char *id)
-{
-    uint64_t h = 0xcbf29ce484222325ull;
-    for (const unsigned char *p = (const unsigned char *)(id ? id : ""); *p; p++) h = (h ^ *p) * 0x100000001b3ull;
-    h += 0x9e3779b97f4a7c15ull;
-    h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ull;
-    h = (h ^ (h >> 27)) * 0x94d049bb133111ebull;
-    return (double)((h ^ (h >> 31)) >> 11) * 0x1p-53;
-}
-
 static int prompt_tokens_estimate(const struct msg_submit *s)
 {
     size_t bytes = s->prompt ? strlen(s->prompt) : 0;
@@ -126,15 +115,15 @@ static void limits_of(struct request *r, const struct tier_state state[TIERS], s
         .forced = s->forced,
         .max = s->max_tier == TIER_NONE ? TIER_CORE : s->max_tier,
         .sticky = conversation_tier(node->requests, s->conversation),
-        .device_private = s->device_private || node->policy.private_default,
+        .device_private = s->device_private || r->policy.private_default,
         .deadline_ms = r->deadline_us ? (double)(r->deadline_us - loop_now_us(node->loop)) / 1000 : 0,
-        .budget_left_usd = tenant_budget_left(node->requests, &node->policy, s->tenant, r->wall_ms),
+        .budget_left_usd = tenant_budget_left(node->requests, &r->policy, s->tenant, r->wall_ms),
         .prompt_tokens = prompt_tokens_estimate(s),
         .expected_tokens = s->params.given & PARAM_MAX_TOKENS && s->params.max_tokens < 256 ? (int)s->params.max_tokens : 256,
         .needs_tools = s->has_tools,
         .needs_json = s->has_json_format,
         .needs_parts = s->has_parts,
-        .dice = dice(s->id),
+        .dice = node_dice(s->id, 0),
     };
     /* What the node below has chosen stands while that tier is there. */
     if (s->tier != TIER_NONE && s->tier > out->self && s->forced == TIER_NONE && state[s->tier].available)
@@ -208,11 +197,11 @@ static void step_decide(struct request *r)
     limits_of(r, state, &limits);
     bool from_below = r->submit->forced == TIER_NONE && limits.forced != TIER_NONE;
     limits.self = r->floor;
-    policy_decide(&node->policy, &r->scores, node->router ? &node->router_info : NULL, state, &limits, &d);
+    policy_decide(&r->policy, &r->scores, node->router ? &node->router_info : NULL, state, &limits, &d);
     if (d.tier == TIER_NONE && r->floor > node->config->tier) {
         /* Escalated, and now nobody above is there: what this node can say is better than nothing. */
         limits.self = r->floor = node->config->tier;
-        policy_decide(&node->policy, &r->scores, node->router ? &node->router_info : NULL, state, &limits, &d);
+        policy_decide(&r->policy, &r->scores, node->router ? &node->router_info : NULL, state, &limits, &d);
         d.degraded = d.tier != TIER_NONE;
     }
     if (d.tier == TIER_NONE) {
@@ -418,8 +407,10 @@ void request_finish(struct request *r, const struct msg_done *last)
     if (done.degraded) metrics_add(node->metrics, METRIC_DEGRADED, 1);
     struct request_table *t = node->requests;
     if (done.tier == TIER_CORE && done.completion_tokens > 0)
-        t->core_output_tokens = t->core_output_tokens * 0.95 + (double)done.completion_tokens * 0.05;
+        t->core_output_tokens = t->core_output_tokens > 0 ? t->core_output_tokens * 0.95 + (double)done.completion_tokens * 0.05
+                                                          : (double)done.completion_tokens;
     request_log(r, ERR_OK, "", &done);
+    shadow_offer(r);
     conversation_note(t, r->submit->conversation, done.tier);
     tenant_spent(t, r->submit->tenant, r->wall_ms, r->price_usd);
     metrics_request(node->metrics, &(struct metrics_request){.tier = done.tier, .model = done.model, .ttft_s = done.ttft_ms / 1000,
@@ -517,6 +508,7 @@ static struct request *request_new(struct node *node, struct msg_submit *submit,
     r->probe_p = -1;
     r->decision.tier = r->tier = r->first_tier = TIER_NONE;
     r->floor = node->config->tier;
+    r->policy = *node_policy_for(node, submit);
     r->margin_min = 1;
     request_choices_reset(r);
     return r;

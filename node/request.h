@@ -56,6 +56,7 @@ struct request {
     int choices_count;
     struct choice *choices; /* (choices_count) */
     /* classify, decide */
+    struct policy policy;       /* it came in under */
     struct router_input input;
     struct router_scores scores;
     struct decision decision;   /* the first */
@@ -105,7 +106,7 @@ struct request_table {
     struct loop_timer wake_timer;
     double ended_per_s;         /* running mean */
     int64_t last_end_us;
-    double core_output_tokens;  /* running mean: what core would have said */
+    double core_output_tokens;  /* running mean of what core says; 0 until it has been heard */
     struct {
         char name[LOG_WORD];
         enum tier tier;
@@ -139,10 +140,13 @@ bool request_hold_prefill(struct request *r, const struct sink_prefill *prefill)
 bool request_hold_done(struct request *r); /* true: escalated */
 void request_hold_release(struct request *r);
 void request_hold_clear(struct request *r);
+bool request_json_good(const struct request *r); /* JSON was not asked for, or every choice parses */
 void request_show_start(struct request *r);
 /* request_log.c */
 void request_log(struct request *r, enum err_code code, const char *error, const struct msg_done *done);
 double request_core_price(const struct request *r, int64_t completion_tokens);
+/* shadow.c: after an answer of the edge's */
+void shadow_offer(struct request *r);
 /* request_table.c: budgets and conversations */
 double tenant_budget_left(struct request_table *table, const struct policy *policy, const char *tenant, int64_t wall_ms);
 void tenant_spent(struct request_table *table, const char *tenant, int64_t wall_ms, double usd);

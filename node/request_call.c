@@ -355,7 +355,7 @@ void request_run(struct request *r)
     copy_word(call->backend_name, backend->name);
     if (model->identity) (void)snprintf(call->identity, sizeof call->identity, "%s", model->identity);
     call->price = (struct policy_price){model->price_input_usd, model->price_output_usd, model->price_reasoning_usd};
-    if (model->price_input_usd <= 0 && model->price_output_usd <= 0) call->price = node->policy.price[r->tier];
+    if (model->price_input_usd <= 0 && model->price_output_usd <= 0) call->price = r->policy.price[r->tier];
     struct msg_prefix prefixes[MSG_CHOICES_MAX];
     struct msg_submit submit;
     fill_submit(r, model, prefixes, &submit);

@@ -27,7 +27,7 @@ static void on_hold_time(void *ctx)
 
 void request_hold_begin(struct request *r)
 {
-    const struct policy *policy = &r->node->policy;
+    const struct policy *policy = &r->policy;
     const struct msg_submit *s = r->submit;
     r->holding = r->tier == TIER_EDGE && r->node->config->tier == TIER_EDGE && policy->probe && !r->escalated &&
                  !r->decision.explored && s->forced == TIER_NONE && !s->device_private && !policy->private_default &&
@@ -145,7 +145,7 @@ static bool judge(struct request *r, enum reason reason, bool finished)
 {
     if (!r->node->router) return false;
     r->probe_p = joined(r, finished);
-    if (r->probe_p >= r->node->policy.probe_threshold) return false;
+    if (r->probe_p >= r->policy.probe_threshold) return false;
     request_escalate(r, reason, finished);
     return true;
 }
@@ -185,25 +185,25 @@ bool request_hold_token(struct request *r, const struct msg_token *token)
         if (token->entropy > r->entropy_max) r->entropy_max = token->entropy;
         if (token->margin < r->margin_min) r->margin_min = token->margin;
     }
-    if (!r->submit->stream || r->certain_tokens < r->node->policy.hold_tokens) return true;
+    if (!r->submit->stream || r->certain_tokens < r->policy.hold_tokens) return true;
     if (!judge(r, REASON_UNSURE, false)) request_hold_release(r);
     return true;
 }
 
-static bool json_bad(const struct request *r)
+bool request_json_good(const struct request *r)
 {
-    if (!r->submit->has_json_format) return false;
+    if (!r->submit->has_json_format) return true;
     for (int i = 0; i < r->choices_count; i++) {
         json_t *value = json_loadb(r->choices[i].content.data, r->choices[i].content.len, JSON_DECODE_ANY, NULL);
-        if (!value) return true;
+        if (!value) return false;
         json_decref(value);
     }
-    return false;
+    return true;
 }
 
 bool request_hold_done(struct request *r)
 {
-    if (json_bad(r)) {
+    if (!request_json_good(r)) {
         request_escalate(r, REASON_CHECK, true);
         return true;
     }

@@ -6,12 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What core alone would have cost: the same prompt, and as many tokens as core has needed on average here. */
+/* What core alone would have cost: the same prompt, and as many tokens as core has needed on average here; until core
+ * has been heard, as many as were needed now, which is rather too few. */
 double request_core_price(const struct request *r, int64_t completion_tokens)
 {
-    const struct policy_price *core = &r->node->policy.price[TIER_CORE];
+    const struct policy_price *core = &r->policy.price[TIER_CORE];
     if (r->first_tier == TIER_CORE && r->hop_count == 1) return r->price_usd;
-    double output = r->first_tier == TIER_CORE ? (double)completion_tokens : r->node->requests->core_output_tokens;
+    double output = (double)completion_tokens, mean = r->node->requests->core_output_tokens;
+    if (r->first_tier != TIER_CORE && mean > 0) output = mean;
     return policy_price_usd(core, (int)r->prompt_tokens, (int)output, 0);
 }
 
@@ -24,7 +26,7 @@ static void fill_sketch(struct request *r, struct log_row *row)
 {
     struct node *node = r->node;
     log_prompt_hash(node->log, r->input.text ? r->input.text : "", r->input.text_len, row->prompt_hash);
-    if (r->submit->device_private || node->policy.private_default) return;
+    if (r->submit->device_private || r->policy.private_default) return;
     router_sketch(&r->input, node->key, row->sketch);
     row->has_sketch = true;
 }
@@ -32,6 +34,16 @@ static void fill_sketch(struct request *r, struct log_row *row)
 static char *answer_text(const struct request *r)
 {
     return strdup(r->choices[0].content.data);
+}
+
+/* A checker of our own: where JSON was asked for, did it parse? */
+static void label_json(const struct request *r, enum err_code code)
+{
+    if (code != ERR_OK || !r->submit->has_json_format || r->first_tier == TIER_NONE) return;
+    struct log_label label = {.source = "checker", .wall_ms = clock_wall_ms(), .tier = r->first_tier, .note = "json"};
+    label.value = request_json_good(r) ? 1 : 0;
+    word(label.request, sizeof label.request, r->submit->id);
+    (void)log_label_add(r->node->log, &label);
 }
 
 void request_log(struct request *r, enum err_code code, const char *error, const struct msg_done *done)
@@ -69,12 +81,14 @@ void request_log(struct request *r, enum err_code code, const char *error, const
     word(row.request, sizeof row.request, s->id);
     word(row.tenant, sizeof row.tenant, s->tenant);
     word(row.conversation, sizeof row.conversation, s->conversation);
-    word(row.endpoint, sizeof row.endpoint, s->completion ? "completions" : "chat");
+    bool shadow = strcmp(r->front, "shadow") == 0;
+    word(row.endpoint, sizeof row.endpoint, shadow ? "shadow" : s->completion ? "completions" : "chat");
     word(row.requested_model, sizeof row.requested_model, s->model);
     word(row.backend, sizeof row.backend, r->first_backend);
     word(row.model, sizeof row.model, r->first_model);
     word(row.error, sizeof row.error, error);
     word(row.finish, sizeof row.finish, done && done->choices > 0 ? done->finish[0] : "");
+    label_json(r, code);
     fill_sketch(r, &row);
     if (node->config->log_prompts && !s->device_private) {
         row.prompt = r->input.text ? strndup(r->input.text, r->input.text_len) : NULL;

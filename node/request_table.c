@@ -16,7 +16,6 @@ enum err_code request_table_new(struct node *node, struct err *e)
     t->conversations = calloc(CONVERSATIONS_MAX, sizeof *t->conversations);
     t->tenants = calloc(TENANTS_MAX, sizeof *t->tenants);
     t->wait_end = &t->wait_first;
-    t->core_output_tokens = 200; /* until core has been heard */
     node->requests = t;
     if (t->buckets && t->conversations && t->tenants) return ERR_OK;
     request_table_free(node);

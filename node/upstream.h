@@ -9,6 +9,8 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "node/backend.h"
+#include "node/config.h"
 #include "node/loop.h"
 
 #include <stdbool.h>
@@ -55,6 +57,34 @@ void fetch_stop(struct fetch *fetch);
 /* The same, but what is left of the answer may still arrive for `grace_ms`, so that the connection can be used again.
  * `body` may be given back at once. */
 void fetch_let_end(struct fetch *fetch, int grace_ms);
+
+/* ---- health ---- */
+
+enum { UPSTREAM_MODELS_BYTES_MAX = 4 << 20 };
+/* Keeps backend->health and ->trouble up to date. Its owner sets the first three and inits `body`. */
+struct upstream_probe {
+    struct loop *loop;
+    struct backend *backend;
+    const struct config_backend *config;
+    struct fetch_pool *pool;
+    const char *base, *authorization; /* the owner's */
+    struct fetch *fetch;              /* the probe on its way, or NULL */
+    struct buf body;
+    struct loop_timer timer, limit;
+    int64_t answered_us;              /* when a request was last answered well: no need to ask then */
+    bool model_missing;               /* told once */
+};
+void upstream_probe_begin(struct upstream_probe *probe, struct fetch_pool *pool, const char *base, const char *authorization);
+void upstream_probe_release(struct upstream_probe *probe);
+/* A request was answered well; a request could not even connect. */
+void upstream_probe_answered(struct upstream_probe *probe);
+void upstream_probe_failed(struct upstream_probe *probe, const char *why);
+
+/* ---- keys ---- */
+
+/* "Authorization: Bearer KEY" from key_file or key_env, to be freed; left alone where there is neither. Warns when
+ * others can read the file. Errors: ERR_IO, ERR_INVALID (what is wrong with it), ERR_MEMORY. */
+ERR_CHECKED enum err_code upstream_authorization(const struct config_backend *config, char **out, struct err *e);
 
 /* ---- refusals ---- */
 

@@ -198,11 +198,27 @@ void openai_write_int(struct buf *out, int64_t value)
     buf_add(out, digits + at, sizeof digits - at);
 }
 
-void openai_write_double(struct buf *out, double value)
+void openai_write_fixed(struct buf *out, double value, int decimals)
 {
-    if (isfinite(value)) {
-        buf_addf(out, "%.9g", value);
-    } else {
+    static const double SCALE[] = {1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12};
+    if (!isfinite(value)) {
         buf_add(out, "null", 4);
+        return;
     }
+    if (fabs(value) >= 1e6) { /* past what an int64_t holds once scaled; rare */
+        buf_addf(out, "%.9g", value);
+        return;
+    }
+    int64_t scaled = (int64_t)(fabs(value) * SCALE[decimals] + 0.5);
+    if (value < 0 && scaled) buf_addc(out, '-');
+    int64_t unit = (int64_t)SCALE[decimals];
+    openai_write_int(out, scaled / unit);
+    int64_t rest = scaled % unit;
+    if (rest == 0) return;
+    char digits[16];
+    int n = decimals;
+    for (int i = decimals - 1; i >= 0; i--, rest /= 10) digits[i] = (char)('0' + rest % 10);
+    while (digits[n - 1] == '0') n--;
+    buf_addc(out, '.');
+    buf_add(out, digits, (size_t)n);
 }

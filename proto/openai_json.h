@@ -31,8 +31,8 @@ void openai_write_string(struct buf *out, const char *text);
 /* The same without the quotes. */
 void openai_write_inside(struct buf *out, const char *text, size_t len);
 void openai_write_int(struct buf *out, int64_t value);
-/* The shortest of 9 significant digits; what is not finite becomes null. */
-void openai_write_double(struct buf *out, double value);
+/* At most `decimals` (0 to 12) of them, no trailing zeros; what is not finite becomes null. A tenth of printf's time. */
+void openai_write_fixed(struct buf *out, double value, int decimals);
 /* Length of the UTF-8 sequence at the start of `text` (1 to 4), or 0 when there is no whole valid one. */
 size_t openai_utf8_length(const char *text, size_t len);
 

@@ -143,7 +143,7 @@ static void write_token_members(struct buf *out, const char *bytes, size_t len, 
     buf_adds(out, "\"token\":");
     write_token_name(out, bytes, len);
     buf_adds(out, ",\"logprob\":");
-    openai_write_double(out, logprob);
+    openai_write_fixed(out, logprob, 9);
     buf_adds(out, ",\"bytes\":[");
     for (size_t i = 0; bytes && i < len; i++) {
         if (i) buf_addc(out, ',');
@@ -172,7 +172,7 @@ static void write_tops(struct buf *out, const struct msg_token *t)
         if (i) buf_addc(out, ',');
         write_token_name(out, t->top[i].bytes, t->top[i].bytes_len);
         buf_addc(out, ':');
-        openai_write_double(out, t->top[i].logprob);
+        openai_write_fixed(out, t->top[i].logprob, 9);
     }
     buf_addc(out, '}');
 }
@@ -196,7 +196,7 @@ static void gather_logprob(const struct openai_reply *r, struct choice *c, const
             write_chat_logprob(&c->lists[LIST_TOKENS], t);
         } else {
             write_token_name(&c->lists[LIST_TOKENS], t->bytes, t->bytes_len);
-            openai_write_double(&c->lists[LIST_LOGPROBS], t->logprob);
+            openai_write_fixed(&c->lists[LIST_LOGPROBS], t->logprob, 9);
             write_tops(&c->lists[LIST_TOPS], t);
             openai_write_int(&c->lists[LIST_OFFSETS], c->offset);
         }
@@ -243,6 +243,12 @@ static void write_usage(const struct msg_done *d, struct buf *out)
     buf_adds(out, "}}");
 }
 
+static void write_named(const char *name, double value, int decimals, struct buf *out)
+{
+    buf_adds(out, name);
+    openai_write_fixed(out, value, decimals);
+}
+
 static void write_hops(const struct msg_hop *hops, int count, struct buf *out)
 {
     buf_adds(out, "\"hops\":[");
@@ -262,7 +268,10 @@ static void write_hops(const struct msg_hop *hops, int count, struct buf *out)
             buf_adds(out, ",\"error\":");
             openai_write_string(out, h->error);
         }
-        buf_addf(out, ",\"ttft_ms\":%.3f,\"total_ms\":%.3f,\"price_usd\":%.9g}", h->ttft_ms, h->total_ms, h->price_usd);
+        write_named(",\"ttft_ms\":", h->ttft_ms, 3, out);
+        write_named(",\"total_ms\":", h->total_ms, 3, out);
+        write_named(",\"price_usd\":", h->price_usd, 12, out);
+        buf_addc(out, '}');
     }
     buf_addc(out, ']');
 }
@@ -285,13 +294,16 @@ static void write_rung(const struct openai_reply *r, const struct msg_done *d, s
         buf_adds(out, tier_name((enum tier)i));
         buf_adds(out, "\":");
         if (r->p[i] >= 0) {
-            buf_addf(out, "%.4f", r->p[i]);
+            openai_write_fixed(out, r->p[i], 4);
         } else {
             buf_adds(out, "null");
         }
     }
-    buf_addf(out, "},\"threshold\":%.4g,\"degraded\":%s,\"price_usd\":%.9g,\"price_core_usd\":%.9g,", r->threshold,
-             r->degraded || d->degraded ? "true" : "false", d->price_usd, d->price_core_usd);
+    write_named("},\"threshold\":", r->threshold, 4, out);
+    buf_adds(out, r->degraded || d->degraded ? ",\"degraded\":true" : ",\"degraded\":false");
+    write_named(",\"price_usd\":", d->price_usd, 12, out);
+    write_named(",\"price_core_usd\":", d->price_core_usd, 12, out);
+    buf_addc(out, ',');
     write_hops(d->hops, d->hop_count, out);
     buf_addc(out, '}');
 }

@@ -306,17 +306,13 @@ static void cut_words(struct walk *w)
     }
 }
 
-/* Runs of 3, 4 and 5 bytes; CJK characters are words of their own and left out here. */
+/* Runs of 4 bytes; CJK characters are words of their own and left out here. */
 static void cut_chars(struct walk *w)
 {
     uint64_t window = ' ';
     for (size_t i = 0; i <= w->len; i++) {
         window = window << 8 | w->text[i];
-        if (w->text[i] >= 0xe3) continue;
-        if (i < 1) continue;
-        emit(w, GRAM_CHARS3, window & 0xffffff, i + 1, 3);
-        if (i >= 2) emit(w, GRAM_CHARS4, window & 0xffffffff, i + 1, 4);
-        if (i >= 3) emit(w, GRAM_CHARS5, window & 0xffffffffff, i + 1, 5);
+        if (i >= 2 && w->text[i] < 0xe3) emit(w, GRAM_CHARS, window & 0xffffffff, i + 1, 4);
     }
 }
 

@@ -65,7 +65,7 @@ enum counted {
 const char *counted_name(enum counted feature);
 
 /* Which kind of n-gram a hash is of; . */
-enum gram_kind { GRAM_WORD, GRAM_PAIR, GRAM_CHARS3, GRAM_CHARS4, GRAM_CHARS5, GRAM_KINDS };
+enum gram_kind { GRAM_WORD, GRAM_PAIR, GRAM_CHARS, GRAM_KINDS };
 
 /* One n-gram. `at`, `len`: where it ended in the text and over how many bytes it reaches, for explaining. */
 struct gram {

@@ -75,10 +75,13 @@ struct log_label {
 enum err_code log_decision(struct decision_log *log, struct log_row *row, const struct log_hop *hops, int hop_count);
 enum err_code log_label_add(struct decision_log *log, const struct log_label *label);
 
-/* Policies: the table is the truth, highest version wins. Blocking (start, reload: not on the request path).
- * `source` NULL: whoever added it. */
-ERR_CHECKED enum err_code log_policy_latest(struct decision_log *log, const char *source, struct policy *out, bool *found,
-                                            struct err *e);
+/* Policies: the table is the truth, highest version wins. Blocking (start, reload: not on the request path). */
+struct log_policy_query {
+    const char *source, *arm; /* NULL: any */
+    int64_t before;           /* a version; 0: the newest */
+};
+ERR_CHECKED enum err_code log_policy_latest(struct decision_log *log, const struct log_policy_query *query,
+                                            struct policy *out, bool *found, struct err *e);
 /* Stores it as the next version, which is set in `policy`. `source` is "config", "tune", "region" … */
 ERR_CHECKED enum err_code log_policy_add(struct decision_log *log, struct policy *policy, const char *source, struct err *e);
 

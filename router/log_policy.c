@@ -59,13 +59,16 @@ enum err_code log_policy_add(struct decision_log *log, struct policy *policy, co
     return code;
 }
 
-static enum err_code read_latest(sqlite3 *sql, const char *path, const char *source, struct policy *out, bool *found,
-                                 struct err *e)
+static enum err_code read_latest(sqlite3 *sql, const char *path, const struct log_policy_query *query, struct policy *out,
+                                 bool *found, struct err *e)
 {
     sqlite3_stmt *st = NULL;
-    int rc = sqlite3_prepare_v2(sql, "SELECT version, policy FROM policies WHERE ?1 IS NULL OR source = ?1 "
+    int rc = sqlite3_prepare_v2(sql, "SELECT version, policy FROM policies WHERE (?1 IS NULL OR source = ?1) "
+                                     "AND (?2 IS NULL OR json_extract(policy, '$.arm') = ?2) AND (?3 <= 0 OR version < ?3) "
                                      "ORDER BY version DESC LIMIT 1", -1, &st, NULL);
-    if (rc == SQLITE_OK) rc = sqlite3_bind_text(st, 1, source, -1, SQLITE_STATIC);
+    if (rc == SQLITE_OK) rc = sqlite3_bind_text(st, 1, query->source, -1, SQLITE_STATIC);
+    if (rc == SQLITE_OK) rc = sqlite3_bind_text(st, 2, query->arm, -1, SQLITE_STATIC);
+    if (rc == SQLITE_OK) rc = sqlite3_bind_int64(st, 3, query->before);
     if (rc == SQLITE_OK) rc = sqlite3_step(st);
     enum err_code code = ERR_OK;
     if (rc == SQLITE_ROW) {
@@ -83,13 +86,14 @@ static enum err_code read_latest(sqlite3 *sql, const char *path, const char *sou
     return code;
 }
 
-enum err_code log_policy_latest(struct decision_log *log, const char *source, struct policy *out, bool *found, struct err *e)
+enum err_code log_policy_latest(struct decision_log *log, const struct log_policy_query *query, struct policy *out, bool *found,
+                                struct err *e)
 {
     sqlite3 *sql;
     *found = false;
     enum err_code code = store_open_reader(&sql, log_path(log), e);
     if (code != ERR_OK) return code;
-    code = read_latest(sql, log_path(log), source, out, found, e);
+    code = read_latest(sql, log_path(log), query, out, found, e);
     (void)sqlite3_close(sql);
     return code;
 }

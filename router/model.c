@@ -19,9 +19,13 @@ enum { HEAD_BYTES = 32, HASH_BYTES = 16 };
 enum {
     TAG_INFO = TAG('i', 'n', 'f', 'o'),
     TAG_GRAMS = TAG('g', 'r', 'a', 'm'),
-    TAG_COUNTED = TAG('c', 'n', 't', 'd'),
-    TAG_WAVES = TAG('w', 'a', 'v', 'e'),
-    TAG_CALIBRATION = TAG('c', 'a', 'l', 'i'),
+    TAG_LINEAR = TAG('l', 'i', 'n', 'e'),
+    TAG_TASKS = TAG('t', 'a', 's', 'k'),
+    TAG_TREES = TAG('t', 'r', 'e', 'e'),
+    TAG_CURVES = TAG('c', 'u', 'r', 'v'),
+    TAG_NOVELTY = TAG('n', 'o', 'v', 'e'),
+    TAG_DIAL = TAG('d', 'i', 'a', 'l'),
+    TAG_PROBE = TAG('p', 'r', 'o', 'b'),
 };
 
 struct section_info { /* as it lies in the file */
@@ -29,24 +33,16 @@ struct section_info { /* as it lies in the file */
     int64_t rows, fitted_wall_ms;
     char names[TIERS][64];
 };
-struct section_grams {
-    uint32_t bits, reserved;
-    float scale[TIERS], bias[TIERS];
-};
 
-struct router *model_new(unsigned bits, int waves)
+struct router *model_new(unsigned bits)
 {
-    assert(bits >= MODEL_BITS_MIN && bits <= MODEL_BITS_MAX && waves >= 0 && waves <= MODEL_WAVES_MAX);
+    assert(bits >= MODEL_BITS_MIN && bits <= MODEL_BITS_MAX);
     struct router *r = calloc(1, sizeof *r);
     if (!r) return NULL;
-    size_t n = (size_t)waves + 1; /* never of size 0 */
     r->bits = bits;
-    r->waves = waves;
-    r->buckets = calloc((size_t)1 << bits, sizeof *r->buckets);
-    r->wave = calloc(n * COUNTED, sizeof *r->wave);
-    r->phase = calloc(n, sizeof *r->phase);
-    r->wave_w = calloc(n * TIERS, sizeof *r->wave_w);
-    if (r->buckets && r->wave && r->phase && r->wave_w) return r;
+    r->buckets = calloc((size_t)GRAM_KINDS << bits, sizeof *r->buckets);
+    r->tree = calloc(MODEL_TREES_MAX, sizeof *r->tree);
+    if (r->buckets && r->tree) return r;
     router_free(r);
     return NULL;
 }
@@ -55,9 +51,8 @@ void router_free(struct router *r)
 {
     if (!r) return;
     free(r->buckets);
-    free(r->wave);
-    free(r->phase);
-    free(r->wave_w);
+    free(r->tree);
+    free(r->probe_w);
     free(r);
 }
 
@@ -92,37 +87,33 @@ static void fingerprint(struct router *r, const unsigned char hash[HASH_BYTES])
     for (int i = 0; i < 8; i++) (void)snprintf(r->info.fingerprint + 2 * i, 3, "%02x", hash[i]);
 }
 
+static uint32_t add_sections(struct buf *b, const struct router *r)
+{
+    struct section_info info = {(uint32_t)r->info.tiers, r->info.general, r->info.rows, r->info.fitted_wall_ms, {{0}}};
+    memcpy(info.names, r->info.names, sizeof info.names);
+    uint32_t bits = r->bits, tasks = (uint32_t)r->tasks, trees = (uint32_t)r->trees;
+    section(b, TAG_INFO, &info, sizeof info, NULL, 0);
+    section(b, TAG_GRAMS, &bits, sizeof bits, r->buckets, (sizeof *r->buckets * GRAM_KINDS) << r->bits);
+    section(b, TAG_LINEAR, &r->linear, sizeof r->linear, NULL, 0);
+    section(b, TAG_TASKS, &tasks, sizeof tasks, r->task, tasks * sizeof *r->task);
+    section(b, TAG_TREES, &trees, sizeof trees, r->tree, trees * sizeof *r->tree);
+    section(b, TAG_CURVES, r->curve, sizeof r->curve, NULL, 0);
+    section(b, TAG_NOVELTY, &r->novelty, sizeof r->novelty, NULL, 0);
+    section(b, TAG_DIAL, r->dial, sizeof r->dial, NULL, 0);
+    if (!r->probe_w) return 8;
+    section(b, TAG_PROBE, &r->probe, sizeof r->probe, r->probe_w, r->probe.embedding * sizeof *r->probe_w);
+    return 9;
+}
+
 enum err_code model_save(struct router *r, const char *path, struct err *e)
 {
     struct buf b;
     buf_init(&b, MODEL_BYTES_MAX);
-    unsigned char head[HEAD_BYTES] = {0};
+    unsigned char head[HEAD_BYTES] = {0}, hash[HASH_BYTES];
     (void)buf_add(&b, head, sizeof head);
-
-    struct section_info info = {(uint32_t)r->info.tiers, r->info.general, r->info.rows, r->info.fitted_wall_ms, {{0}}};
-    memcpy(info.names, r->info.names, sizeof info.names);
-    section(&b, TAG_INFO, &info, sizeof info, NULL, 0);
-    struct section_grams grams = {.bits = r->bits};
-    memcpy(grams.scale, r->scale, sizeof grams.scale);
-    memcpy(grams.bias, r->bias, sizeof grams.bias);
-    section(&b, TAG_GRAMS, &grams, sizeof grams, r->buckets, sizeof *r->buckets << r->bits);
-    section(&b, TAG_COUNTED, r->mean, sizeof r->mean, r->gain, sizeof r->gain);
-    size_t per_wave = COUNTED + 1 + TIERS, n = (size_t)r->waves;
-    float *waves = calloc(n * per_wave + 1, sizeof *waves);
-    if (waves) {
-        memcpy(waves, r->wave, n * COUNTED * sizeof *waves);
-        memcpy(waves + n * COUNTED, r->phase, n * sizeof *waves);
-        memcpy(waves + n * (COUNTED + 1), r->wave_w, n * TIERS * sizeof *waves);
-        uint64_t count = n;
-        section(&b, TAG_WAVES, &count, sizeof count, waves, n * per_wave * sizeof *waves);
-    }
-    section(&b, TAG_CALIBRATION, r->platt, sizeof r->platt, NULL, 0);
-    bool complete = waves && buf_ok(&b);
-    free(waves);
-    enum err_code code = complete ? ERR_OK : err_set(e, ERR_MEMORY, "out of memory writing a router");
+    uint32_t words[2] = {MODEL_VERSION, add_sections(&b, r)};
+    enum err_code code = buf_ok(&b) ? ERR_OK : err_set(e, ERR_MEMORY, "out of memory writing a router");
     if (!code) {
-        uint32_t words[2] = {MODEL_VERSION, 5};
-        unsigned char hash[HASH_BYTES];
         (void)crypto_generichash(hash, sizeof hash, (unsigned char *)b.data + HEAD_BYTES, b.len - HEAD_BYTES, NULL, 0);
         memcpy(b.data, MAGIC, 8);
         memcpy(b.data + 8, words, 8);
@@ -173,53 +164,90 @@ static enum err_code read_info(struct router *r, const struct reading *in, const
 
 static enum err_code read_grams(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
 {
-    struct section_grams head;
-    if (len < sizeof head) return damaged(in, "gram", "is too short");
-    memcpy(&head, data, sizeof head);
-    if (head.bits < MODEL_BITS_MIN || head.bits > MODEL_BITS_MAX) return damaged(in, "gram", "wants 2^8 to 2^18 buckets");
-    size_t bytes = sizeof *r->buckets << head.bits;
-    if (len != sizeof head + bytes) return damaged(in, "gram", "has not the buckets it says");
-    if (!all_finite(head.scale, TIERS) || !all_finite(head.bias, TIERS)) return damaged(in, "gram", "holds no numbers");
+    uint32_t bits;
+    if (len < sizeof bits) return damaged(in, "gram", "is too short");
+    memcpy(&bits, data, sizeof bits);
+    if (bits < MODEL_BITS_MIN || bits > MODEL_BITS_MAX) return damaged(in, "gram", "wants 2^8 to 2^17 buckets a kind");
+    size_t bytes = (sizeof *r->buckets * GRAM_KINDS) << bits;
+    if (len != sizeof bits + bytes) return damaged(in, "gram", "has not the buckets it says");
     free(r->buckets);
-    r->bits = head.bits;
+    r->bits = bits;
     r->buckets = malloc(bytes);
     if (!r->buckets) return err_set(in->e, ERR_MEMORY, "out of memory reading %.100s", in->what);
-    memcpy(r->buckets, data + sizeof head, bytes);
-    memcpy(r->scale, head.scale, sizeof r->scale);
-    memcpy(r->bias, head.bias, sizeof r->bias);
+    memcpy(r->buckets, data + sizeof bits, bytes);
     return ERR_OK;
 }
 
-static enum err_code read_counted(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
+/* A section that is nothing but floats. */
+static enum err_code read_floats(void *out, size_t size, const char *name, const struct reading *in,
+                                 const unsigned char *data, size_t len)
 {
-    if (len != sizeof r->mean + sizeof r->gain) return damaged(in, "cntd", "counts other features than this program");
-    memcpy(r->mean, data, sizeof r->mean);
-    memcpy(r->gain, data + sizeof r->mean, sizeof r->gain);
-    if (!all_finite(r->mean, COUNTED) || !all_finite(r->gain, COUNTED)) return damaged(in, "cntd", "holds no numbers");
-    return ERR_OK;
+    if (len != size) return damaged(in, name, "has the wrong length: made by another rung, fit it again");
+    memcpy(out, data, size);
+    return all_finite(out, size / sizeof(float)) ? ERR_OK : damaged(in, name, "holds no numbers");
 }
 
-static enum err_code read_waves(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
+static enum err_code read_linear(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
 {
-    uint64_t n;
-    size_t per_wave = (COUNTED + 1 + TIERS) * sizeof(float);
-    if (len < sizeof n) return damaged(in, "wave", "is too short");
+    return read_floats(&r->linear, sizeof r->linear, "line", in, data, len);
+}
+
+static enum err_code read_curves(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
+{
+    return read_floats(r->curve, sizeof r->curve, "curv", in, data, len);
+}
+
+static enum err_code read_novelty(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
+{
+    return read_floats(&r->novelty, sizeof r->novelty, "nove", in, data, len);
+}
+
+static enum err_code read_dial(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
+{
+    return read_floats(r->dial, sizeof r->dial, "dial", in, data, len);
+}
+
+static enum err_code read_tasks(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
+{
+    uint32_t n;
+    if (len < sizeof n) return damaged(in, "task", "is too short");
     memcpy(&n, data, sizeof n);
-    if (n > MODEL_WAVES_MAX || len != sizeof n + n * per_wave) return damaged(in, "wave", "has not the waves it says");
-    data += sizeof n;
-    memcpy(r->wave, data, n * COUNTED * sizeof(float));
-    memcpy(r->phase, data + n * COUNTED * sizeof(float), n * sizeof(float));
-    memcpy(r->wave_w, data + n * (COUNTED + 1) * sizeof(float), n * TIERS * sizeof(float));
-    r->waves = (int)n;
-    bool ok = all_finite(r->wave, n * COUNTED) && all_finite(r->phase, n) && all_finite(r->wave_w, n * TIERS);
-    return ok ? ERR_OK : damaged(in, "wave", "holds no numbers");
+    if (n > MODEL_TASKS_MAX) return damaged(in, "task", "has too many tasks");
+    r->tasks = (int)n;
+    return read_floats(r->task, n * sizeof *r->task, "task", in, data + sizeof n, len - sizeof n);
 }
 
-static enum err_code read_calibration(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
+static enum err_code read_trees(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
 {
-    if (len != sizeof r->platt) return damaged(in, "cali", "has the wrong length");
-    memcpy(r->platt, data, sizeof r->platt);
-    return all_finite(&r->platt[0][0], TIERS * 2) ? ERR_OK : damaged(in, "cali", "holds no numbers");
+    uint32_t n;
+    if (len < sizeof n) return damaged(in, "tree", "is too short");
+    memcpy(&n, data, sizeof n);
+    if (n > MODEL_TREES_MAX || len != sizeof n + n * sizeof *r->tree) return damaged(in, "tree", "has the wrong length");
+    memcpy(r->tree, data + sizeof n, n * sizeof *r->tree);
+    r->trees = (int)n;
+    for (uint32_t k = 0; k < n; k++) {
+        for (int i = 0; i < MODEL_LEAVES - 1; i++)
+            if (r->tree[k].input[i] >= MODEL_INPUTS) return damaged(in, "tree", "asks for an input there is not");
+        if (!all_finite(r->tree[k].at, MODEL_LEAVES - 1) || !all_finite(r->tree[k].leaf[0], MODEL_LEAVES * TIERS))
+            return damaged(in, "tree", "holds no numbers");
+    }
+    return ERR_OK;
+}
+
+static enum err_code read_probe(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
+{
+    struct model_probe p;
+    if (len < sizeof p) return damaged(in, "prob", "is too short");
+    memcpy(&p, data, sizeof p);
+    size_t floats = sizeof p / sizeof(float) - 2;
+    if (p.embedding == 0 || p.embedding > MODEL_PROBE_MAX || len != sizeof p + p.embedding * sizeof(float))
+        return damaged(in, "prob", "has the wrong length");
+    r->probe_w = malloc(p.embedding * sizeof *r->probe_w);
+    if (!r->probe_w) return err_set(in->e, ERR_MEMORY, "out of memory reading %.100s", in->what);
+    memcpy(r->probe_w, data + sizeof p, p.embedding * sizeof *r->probe_w);
+    r->probe = p;
+    bool ok = all_finite(&r->probe.prefill_bias, floats) && all_finite(r->probe_w, p.embedding);
+    return ok ? ERR_OK : damaged(in, "prob", "holds no numbers");
 }
 
 static const struct section_reader {
@@ -227,8 +255,9 @@ static const struct section_reader {
     const char *name;
     enum err_code (*read)(struct router *r, const struct reading *in, const unsigned char *data, size_t len);
 } SECTIONS[] = {
-    {TAG_INFO, "info", read_info},     {TAG_GRAMS, "gram", read_grams},          {TAG_COUNTED, "cntd", read_counted},
-    {TAG_WAVES, "wave", read_waves},   {TAG_CALIBRATION, "cali", read_calibration},
+    {TAG_INFO, "info", read_info},     {TAG_GRAMS, "gram", read_grams},      {TAG_LINEAR, "line", read_linear},
+    {TAG_TASKS, "task", read_tasks},   {TAG_TREES, "tree", read_trees},      {TAG_CURVES, "curv", read_curves},
+    {TAG_NOVELTY, "nove", read_novelty}, {TAG_DIAL, "dial", read_dial},      {TAG_PROBE, "prob", read_probe},
 };
 #define SECTIONS_COUNT (sizeof SECTIONS / sizeof SECTIONS[0])
 
@@ -252,7 +281,7 @@ static enum err_code read_sections(struct router *r, struct reading *in, uint32_
         in->at += sizeof words + padded;
     }
     for (size_t s = 0; s < SECTIONS_COUNT; s++)
-        if (!had[s]) return damaged(in, SECTIONS[s].name, "is missing");
+        if (!had[s] && SECTIONS[s].tag != TAG_PROBE) return damaged(in, SECTIONS[s].name, "is missing");
     return ERR_OK;
 }
 
@@ -269,7 +298,7 @@ enum err_code model_parse(struct router **out, const unsigned char *data, size_t
     (void)crypto_generichash(hash, sizeof hash, data + HEAD_BYTES, len - HEAD_BYTES, NULL, 0);
     if (memcmp(hash, data + 16, HASH_BYTES) != 0)
         return err_set(e, ERR_CORRUPT, "%.100s is damaged: its content does not match its hash", what);
-    struct router *r = model_new(MODEL_BITS_MIN, MODEL_WAVES_MAX);
+    struct router *r = model_new(MODEL_BITS_MIN);
     if (!r) return err_set(e, ERR_MEMORY, "out of memory reading %.100s", what);
     struct reading in = {what, data + HEAD_BYTES, data + len, e};
     enum err_code code = read_sections(r, &in, words[1]);

@@ -73,6 +73,9 @@ static const struct field FIELDS[] = {
     {"hold_tokens", offsetof(struct policy, hold_tokens), FIELD_INT, 8, 0, 4096},
     {"hold_ms", offsetof(struct policy, hold_ms), FIELD_INT, 400, 0, 60000},
     REAL("budget_usd_per_day", budget_usd_per_day, 0, 0, 1e9),
+    REAL("share", share, 1, 0, 1),
+    {"arm_by", offsetof(struct policy, arm_by), FIELD_INT, 0, 0, 2},
+    REAL("shadow", shadow, 0, 0, 1),
 };
 #define FIELDS_COUNT (sizeof FIELDS / sizeof FIELDS[0])
 

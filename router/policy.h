@@ -9,7 +9,10 @@ struct policy_price { /* US dollars per million tokens */
 };
 struct policy {
     int64_t version;         /* of the policies table; 0 before it was stored */
-    char arm[16];            /* "A" unless an experiment runs */
+    char arm[16];            /* "A", or the other policy of an experiment ("B") */
+    double share;            /* of the traffic under an experiment's policy; 0: it has ended. "A" takes the rest */
+    int arm_by;              /* what keeps its arm: 0 the request, 1 the conversation, 2 the tenant */
+    double shadow;           /* share of the edge's answers that a higher tier answers too, unseen, to judge them */
     double threshold[TIERS]; /* the least calibrated probability a tier is chosen at; core's is not used */
     double ood_limit;        /* above it a prompt goes up whatever its score; 1: off */
     double explore;          /* share of decisions taken at random among allowed tiers; 0…0.2 */

@@ -1,104 +1,182 @@
-/* Scoring: one walk over the text, one look into the bucket table for each n-gram, a few dozen multiplications. */
+/* Scoring: one walk over the text, one look into the bucket table for each n-gram, then a few thousand multiplications. */
 #include "router/model.h"
 
 #include "base/clock.h"
 
 #include <math.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 
 /* Sums while walking. Integers, so that the result does not depend on the order. */
-struct sums {
+struct adding {
     const struct router *r;
-    int64_t w[GRAM_KINDS][TIERS];
-    int64_t norm2[GRAM_KINDS];
-    uint32_t words, words_known;
-    uint64_t seen[(1u << MODEL_BITS_MAX) / 64]; /* buckets that were counted; only 2^bits of it is cleared */
+    struct model_sums *sums;
+    uint64_t seen[GRAM_KINDS][(1u << MODEL_BITS_MAX) / 64]; /* only 2^bits of each is cleared and used */
 };
+
+static void add_bucket(int32_t *sum, const struct model_bucket *b)
+{
+    for (int k = 0; k < MODEL_HEADS; k++) sum[k] += b->w[k];
+}
 
 static void add_grams(void *ctx, const struct gram *grams, size_t count)
 {
-    struct sums *s = ctx;
-    unsigned shift = 32 - s->r->bits;
-    const struct model_bucket *buckets = s->r->buckets;
-    for (size_t i = 0; i < count; i++) __builtin_prefetch(&buckets[grams[i].hash >> shift]);
+    struct adding *a = ctx;
+    unsigned bits = a->r->bits, shift = 32 - bits;
+    const struct model_bucket *buckets = a->r->buckets;
+    for (size_t i = 0; i < count; i++)
+        __builtin_prefetch(&buckets[(size_t)grams[i].kind << bits | grams[i].hash >> shift]);
     for (size_t i = 0; i < count; i++) {
-        uint32_t at = grams[i].hash >> shift;
-        uint64_t bit = 1ull << (at & 63);
         unsigned kind = grams[i].kind;
-        struct model_bucket b = buckets[at];
-        s->words += kind == GRAM_WORD;
-        s->words_known += kind == GRAM_WORD && b.idf;
-        if (!b.idf || (s->seen[at >> 6] & bit)) continue;
-        s->seen[at >> 6] |= bit;
-        for (int t = 0; t < TIERS; t++) s->w[kind][t] += b.w[t] * b.idf;
-        s->norm2[kind] += b.idf * b.idf;
+        uint32_t at = grams[i].hash >> shift;
+        uint64_t bit = 1ull << (at & 63), *seen = &a->seen[kind][at >> 6];
+        const struct model_bucket *b = &buckets[(size_t)kind << bits | at];
+        a->sums->words += kind == GRAM_WORD;
+        a->sums->words_known += kind == GRAM_WORD && b->idf;
+        if (!b->idf || (*seen & bit)) continue;
+        *seen |= bit;
+        add_bucket(a->sums->w[kind], b);
+        a->sums->norm2[kind] += b->idf * b->idf;
     }
 }
 
-static void add_waves(const struct router *r, const float *counted, float raw[TIERS])
+void model_walk(const struct router *r, const struct router_input *in, struct model_sums *out)
 {
-    float x[COUNTED];
-    for (int i = 0; i < COUNTED; i++) {
-        float v = (counted[i] - r->mean[i]) * r->gain[i];
-        x[i] = v > 4 ? 4 : v < -4 ? -4 : v;
-    }
-    for (int k = 0; k < r->waves; k++) {
-        const float *wave = r->wave + (size_t)k * COUNTED;
-        float angle = r->phase[k];
-        for (int i = 0; i < COUNTED; i++) angle += wave[i] * x[i];
-        float c = cosf(angle);
-        for (int t = 0; t < TIERS; t++) raw[t] += c * r->wave_w[k * TIERS + t];
-    }
+    struct adding a;
+    a.r = r;
+    a.sums = out;
+    for (int k = 0; k < GRAM_KINDS; k++) memset(a.seen[k], 0, ((size_t)1 << r->bits) / 8);
+    *out = (struct model_sums){0};
+    features_walk(in, add_grams, &a, out->counted);
 }
 
-void model_raw(const struct router *r, const struct router_input *in, float raw[TIERS], double *ood)
+void model_heads(const struct router *r, const struct model_sums *sums, float heads[MODEL_HEADS])
 {
-    struct sums s;
-    memset(&s, 0, offsetof(struct sums, seen));
-    memset(s.seen, 0, ((size_t)1 << r->bits) / 8);
-    s.r = r;
-    float counted[COUNTED];
-    features_walk(in, add_grams, &s, counted);
+    const struct model_linear *l = &r->linear;
     int kinds = 0;
-    for (int k = 0; k < GRAM_KINDS; k++) kinds += s.norm2[k] > 0;
-    for (int t = 0; t < TIERS; t++) raw[t] = r->bias[t];
+    for (int k = 0; k < GRAM_KINDS; k++) kinds += sums->norm2[k] > 0;
+    memcpy(heads, l->bias, sizeof l->bias);
     for (int k = 0; k < GRAM_KINDS; k++) {
-        if (s.norm2[k] == 0) continue;
-        float unit = 1 / sqrtf((float)s.norm2[k] * (float)kinds);
-        for (int t = 0; t < TIERS; t++) raw[t] += (float)s.w[k][t] * r->scale[t] * unit;
+        if (sums->norm2[k] == 0) continue;
+        float unit = 1 / sqrtf((float)sums->norm2[k] * (float)kinds);
+        for (int h = 0; h < MODEL_HEADS; h++) heads[h] += (float)sums->w[k][h] * l->scale[h] * unit;
     }
-    add_waves(r, counted, raw);
-    *ood = s.words ? 1.0 - (double)s.words_known / s.words : 1.0;
+    for (int c = 0; c < COUNTED; c++) {
+        float x = model_standard(l, c, sums->counted[c]);
+        for (int h = 0; h < MODEL_HEADS; h++) heads[h] += x * l->counted[c][h];
+    }
 }
 
-static double logistic(double x)
+/* What each tier scores on the tasks the codes speak for. */
+static void task_means(const struct router *r, const float heads[MODEL_HEADS], float out[TIERS])
 {
+    float logit[MODEL_TASKS_MAX], top = -INFINITY, sum = 0;
+    for (int t = 0; t < r->tasks; t++) {
+        logit[t] = r->task[t].bias;
+        for (int h = 0; h < MODEL_HEADS; h++) logit[t] += r->task[t].code[h] * heads[h];
+        if (logit[t] > top) top = logit[t];
+    }
+    for (int t = 0; t < TIERS; t++) out[t] = 0;
+    for (int t = 0; t < r->tasks; t++) {
+        float p = expf(logit[t] - top);
+        sum += p;
+        for (int i = 0; i < TIERS; i++) out[i] += p * r->task[t].tier[i];
+    }
+    for (int i = 0; i < TIERS; i++) out[i] /= sum;
+}
+
+void model_inputs(const struct router *r, const float heads[MODEL_HEADS], const float *counted,
+                  float inputs[MODEL_INPUTS], float raw[TIERS])
+{
+    float mean[TIERS] = {0};
+    int columns = r->info.tiers;
+    if (r->tasks) task_means(r, heads, mean);
+    for (int t = 0; t < TIERS; t++) {
+        bool used = t < columns;
+        inputs[t] = used ? heads[t] : 0;
+        inputs[TIERS + 1 + t] = used ? mean[t] : 0;
+        raw[t] = !used ? 0 : r->tasks ? (heads[t] + mean[t]) / 2 : heads[t];
+    }
+    inputs[TIERS] = heads[columns];
+    for (int c = 0; c < COUNTED; c++) inputs[2 * TIERS + 1 + c] = counted[c];
+}
+
+void model_trees(const struct router *r, const float inputs[MODEL_INPUTS], float raw[TIERS])
+{
+    for (int k = 0; k < r->trees; k++) {
+        const struct model_tree *tree = &r->tree[k];
+        unsigned node = 0;
+        for (int d = 0; d < MODEL_DEPTH; d++) node = 2 * node + 1 + (inputs[tree->input[node]] > tree->at[node]);
+        const float *leaf = tree->leaf[node - (MODEL_LEAVES - 1)];
+        for (int t = 0; t < TIERS; t++) raw[t] += leaf[t];
+    }
+}
+
+double model_calibrate(const struct model_curve *curve, double raw)
+{
+    double r = raw < 0.005 ? 0.005 : raw > 0.995 ? 0.995 : raw;
+    double x = (double)curve->a * log(r) - (double)curve->b * log(1 - r) + (double)curve->c;
     return 1 / (1 + exp(-x));
+}
+
+/* 0 up to the middle, 0.9 at the 99th percentile, then ever closer to 1. */
+static double novelty(const float middle_top[2], double x)
+{
+    double width = (double)middle_top[1] - (double)middle_top[0], over = x - (double)middle_top[1];
+    if (width < 1e-6) width = 1e-6;
+    if (over > 0) return 1 - 0.1 * exp(-over / width);
+    double share = (x - (double)middle_top[0]) / width;
+    return share > 0 ? 0.9 * share : 0;
+}
+
+double model_ood(const struct router *r, const struct model_sums *sums)
+{
+    double square = 0;
+    for (int c = 0; c < COUNTED; c++) {
+        double x = (double)model_standard(&r->linear, c, sums->counted[c]);
+        square += x * x / COUNTED;
+    }
+    double unknown = sums->words ? 1 - (double)sums->words_known / sums->words : 1;
+    double a = novelty(r->novelty.words, unknown), b = novelty(r->novelty.counted, square);
+    return a > b ? a : b;
 }
 
 void router_score(const struct router *r, const struct router_input *in, struct router_scores *out)
 {
     int64_t start = clock_mono_us();
-    float raw[TIERS];
+    struct model_sums sums;
+    float heads[MODEL_HEADS], inputs[MODEL_INPUTS], raw[TIERS];
     *out = (struct router_scores){0};
-    model_raw(r, in, raw, &out->ood);
+    model_walk(r, in, &sums);
+    model_heads(r, &sums, heads);
+    model_inputs(r, heads, sums.counted, inputs, raw);
+    model_trees(r, inputs, raw);
     for (int i = 0; i < r->info.tiers; i++) {
         enum tier t = model_tier(r->info.tiers, i);
-        out->p[t] = logistic((double)r->platt[i][0] * (double)raw[i] + (double)r->platt[i][1]);
+        out->p[t] = model_calibrate(&r->curve[i], (double)raw[i]);
         out->known[t] = true;
     }
     if (r->info.tiers == 2) {
         out->p[TIER_REGION] = (out->p[TIER_EDGE] + out->p[TIER_CORE]) / 2;
         out->known[TIER_REGION] = true;
     }
+    out->ood = model_ood(r, &sums);
     out->cost_us = (double)(clock_mono_us() - start);
 }
 
-double router_probe(const struct router *router, double p, const struct router_evidence *evidence)
+double router_probe(const struct router *r, double p, const struct router_evidence *ev)
 {
-    (void)router;
-    (void)evidence;
-    return p;
+    const struct model_probe *m = &r->probe;
+    bool hidden = ev->hidden && ev->embedding == (int)m->embedding;
+    if (!r->probe_w || !hidden) return p;
+    double clipped = p < 0.005 ? 0.005 : p > 0.995 ? 0.995 : p, text = log(clipped / (1 - clipped)), state = 0;
+    for (int i = 0; i < ev->embedding; i++) state += (double)ev->hidden[i] * (double)r->probe_w[i];
+    double x = (double)m->prefill_bias + (double)m->prefill_text * text + state;
+    if (ev->tokens > 0) {
+        const double figure[MODEL_CERTAINTIES] = {ev->entropy_mean, ev->entropy_max, ev->margin_min,
+                                                  ev->logprob_mean, ev->varentropy_mean, ev->finished ? 1.0 : 0.0};
+        x = (double)m->bias + (double)m->text * text + (double)m->hidden * state;
+        for (int i = 0; i < MODEL_CERTAINTIES; i++) x += (double)m->weight[i] * (figure[i] - (double)m->mean[i]);
+    }
+    return isfinite(x) ? 1 / (1 + exp(-x)) : p;
 }

@@ -17,6 +17,7 @@ struct train_row {
     bool tools, json;
     int fold;            /* 0 … TRAIN_FOLDS - 1, by the prompt's hash: the same prompt is always in the same fold */
     float score[TIERS];  /* by column of the tiers asked for */
+    float mean_score;    /* over every model the row names: how easy it is */
 };
 enum { TRAIN_FOLDS = 5, TRAIN_ROWS_MAX = 2000000, TRAIN_LINE_MAX = 4 << 20 };
 
@@ -38,13 +39,13 @@ void train_rows_release(struct train_rows *rows);
 struct router_input train_input(const struct train_row *row);
 
 struct train_options {
-    unsigned bits;        /* 0: 2^18 buckets */
+    unsigned bits;        /* 2^bits buckets for each kind of n-gram; 0: 16 */
     int threads;          /* 0: 2 */
     bool general;
     int64_t wall_ms;      /* written into the file; part of its hash */
 };
-/* Fits. `out_of_fold` (count × TIERS, may be NULL) gets each row's calibrated probabilities from folds that had not
- * seen it. Errors: ERR_INVALID (too few rows), ERR_MEMORY. */
+/* Fits. `out_of_fold` (count, may be NULL) gets each row's calibrated probabilities from parts of the fit that had
+ * not seen it. Errors: ERR_INVALID (too few rows), ERR_MEMORY. */
 ERR_CHECKED enum err_code train_router(struct router **out, const struct train_rows *rows,
                                        const struct train_options *options, double (*out_of_fold)[TIERS],
                                        struct err *e);

@@ -109,6 +109,15 @@ static enum err_code row_parse(struct train_row *row, const struct train_rows *r
                                  rows->names[t]);
         row->score[t] = (float)value;
     }
+    double sum = 0, models = 0;
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)scores, name, value)
+    {
+        sum += json_is_true(value) ? 1 : json_number_value(value);
+        models++;
+    }
+    row->mean_score = (float)(sum / models);
     row->turns = 1;
     bool ok = json_is_array(messages) && json_array_size(messages) > 0 ? take_messages(row, messages)
                                                                       : take_string(&row->text, &row->text_len, prompt);

@@ -42,19 +42,37 @@ static void carve_acts(struct carver *k, struct acts *a, size_t cols, size_t wid
     a->f = carve(k, n, 4);
 }
 
+static void carve_experts(struct cpu *c, struct carver *k, size_t cols, size_t pairs)
+{
+    struct experts *x = &c->experts;
+    size_t d = (size_t)c->model->embedding, ffn = (size_t)c->ffn_dim;
+    x->stride = up16(c->model->experts);
+    x->in = carve(k, cols * d, 4);
+    x->scores = carve(k, cols * x->stride, 4);
+    x->y = carve(k, pairs * d, 4);
+    x->weight = carve(k, pairs, 4);
+    x->chosen = carve(k, pairs, 4);
+    x->pair = carve(k, pairs, 4);
+    x->col = carve(k, pairs, 4);
+    x->first = carve(k, (size_t)c->model->experts + 1, 4);
+    carve_acts(k, &x->acts, pairs, d > ffn ? d : ffn);
+}
+
 static void carve_all(struct cpu *c, struct carver *k)
 {
     const struct model *m = c->model;
     size_t cols = (size_t)c->cols_max, wanted = (size_t)c->wanted_max, members = (size_t)pool_threads(c->pool);
     size_t d = (size_t)m->embedding, q = (size_t)c->q_dim, kv = (size_t)c->kv_dim, ffn = (size_t)c->ffn_dim;
+    size_t pairs = cols * (size_t)(m->experts ? m->experts_used : 1);
     c->x = carve(k, cols * d, 4);
     c->y = carve(k, cols * d, 4);
     c->q = carve(k, cols * q, 4);
     c->k = carve(k, cols * kv, 4);
     c->v = carve(k, cols * kv, 4);
     c->attn = carve(k, cols * q, 4);
-    c->gate = carve(k, cols * ffn, 4);
-    c->up = carve(k, cols * ffn, 4);
+    c->gate = carve(k, pairs * ffn, 4);
+    c->up = carve(k, pairs * ffn, 4);
+    if (m->experts) carve_experts(c, k, cols, pairs);
     c->logits = carve(k, wanted * c->logits_stride, 4);
     c->hidden = carve(k, wanted * d, 4);
     c->angles = carve(k, cols * 2 * (size_t)m->rotated, 4);
@@ -127,7 +145,6 @@ enum err_code cpu_open(struct backend **out, const struct model *model, const st
     c->kernels = kernels_find(o->kernels);
     enum err_code code = ERR_OK;
     if (!c->kernels) code = err_set(e, ERR_INVALID, "kernels '%s' are not known or cannot run on this machine", o->kernels);
-    if (model->experts) code = err_set(e, ERR_UNSUPPORTED, "mixtures of experts are not computed yet");
     if (!code) code = pool_open(&c->pool, o->threads ? o->threads : pool_cores(), o->pin, e);
     if (!code) {
         measure(c, o);
@@ -140,6 +157,7 @@ enum err_code cpu_open(struct backend **out, const struct model *model, const st
     }
     c->backend = (struct backend){.kernels = c->kernels->name,
                                   .page_tokens = KV_PAGE_TOKENS,
+                                  .token_bytes = c->bytes,
                                   .forward = cpu_forward,
                                   .stats = cpu_stats,
                                   .close = cpu_close};

@@ -16,6 +16,21 @@ struct cpu_layer {
     int form_in, form_o, form_ffn, form_down, form_router; /* FORM_* of q/k/v, o, gate/up, down, the router */
 };
 
+/* What a mixture of experts needs in a step. A pair is a column at one of its chosen experts; pairs stand sorted by
+ * expert, and each expert's pairs are a little batch of their own (a segment). */
+struct experts {
+    float *in;       /* (cols, embedding) after the norm */
+    float *scores;   /* (cols, stride) the router's */
+    float *y;        /* (pairs, embedding) */
+    float *weight;   /* (cols, used) */
+    int32_t *chosen; /* (cols, used) experts, best first */
+    int32_t *pair;   /* (cols, used) where that pair stands */
+    int32_t *first;  /* (experts + 1) each expert's first pair */
+    int32_t *col;    /* (pairs) where the pair stands in `chosen` */
+    struct acts acts; /* (pairs) of the embedding, then of the feed-forward */
+    size_t stride;   /* experts rounded up */
+};
+
 struct cpu {
     struct backend backend; /* first: a struct backend * is a struct cpu * */
     const struct model *model;
@@ -27,7 +42,7 @@ struct cpu {
     int form_output;
     int cols_max, wanted_max, pages;
     int q_dim, kv_dim, ffn_dim;
-    int64_t macs; /* multiplications a column takes */
+    int64_t macs, bytes; /* multiplications a column takes, bytes of weights it reads */
 
     /* KV: [layer][K, then V][page][kv head][head_dim × KV_PAGE_TOKENS] */
     uint16_t *kv;
@@ -43,6 +58,7 @@ struct cpu {
     float *norm;              /* (members, embedding) */
     uint8_t *scratch;         /* (members, packed_scratch(embedding)) */
     size_t logits_stride, scratch_size;
+    struct experts experts;   /* mixture of experts only */
     int32_t *position;        /* (cols) */
     const int32_t **pages_of; /* (cols) */
     int32_t *tiles;           /* (runs + 1) attention tiles before each run, for one KV head */

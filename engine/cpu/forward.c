@@ -13,24 +13,49 @@
 #include <math.h>
 #include <string.h>
 
+enum { BLOCK_BYTES = 384 << 10 }; /* activations worked on together: with some panels they fit a 1 MiB cache */
+
 struct product {
     const struct packed *w;
     float *y;
     size_t ldy;
 };
 
+/* Columns [first, first + cols) of a batch; first stands on a border of full groups. */
+static struct acts slice(const struct acts *a, size_t first, int cols)
+{
+    size_t n = first * (size_t)a->k;
+    return (struct acts){.k = a->k, .cols = cols, .q = a->q + n, .d = a->d + n / 32, .ds32 = a->ds32 + n / 32,
+                         .ds16 = a->ds16 + n / 16, .n32 = a->n32 + n / 32, .n16 = a->n16 + n / 16, .f = a->f + n};
+}
+
+/* Some panels of one matrix, in blocks of columns that stay in the second-level cache with them. */
+static void multiply_panels(const struct cpu *c, const struct acts *x, const struct product *p, int panel, int end)
+{
+    int bytes = pack_format(p->w->type)->element ? 4 : 1, widest = c->kernels->widest;
+    int block = (BLOCK_BYTES / (x->k * bytes) / widest) * widest;
+    if (block < widest) block = widest;
+    for (int first = 0; first < x->cols; first += block) {
+        struct acts part = slice(x, (size_t)first, x->cols - first < block ? x->cols - first : block);
+        float *y = p->y + (size_t)first * p->ldy;
+        for (int i = panel; i < end; i++) c->kernels->matmul(p->w, i, &part, y, p->ldy);
+    }
+}
+
 /* y = W x for each product, shared out by panels. */
 static void multiply_all(struct cpu *c, const struct acts *x, const struct product *list, int count)
 {
     int total = 0;
     for (int i = 0; i < count; i++) total += list[i].w->panels;
-    int step = total / (pool_threads(c->pool) * 16);
-    if (step < 1) step = 1;
+    int step = total / (pool_threads(c->pool) * 8), most = x->cols > 1 ? 4 : 16;
+    step = step < 1 ? 1 : step > most ? most : step;
     for (int at; (at = pool_take(c->pool, step)) < total;) {
-        int end = at + step < total ? at + step : total, before = 0, i = 0;
-        for (; at < end; at++) {
-            while (at >= before + list[i].w->panels) before += list[i++].w->panels;
-            c->kernels->matmul(list[i].w, at - before, x, list[i].y, list[i].ldy);
+        int end = at + step < total ? at + step : total, before = 0;
+        for (int i = 0; i < count && at < end; before += list[i++].w->panels) {
+            int here = before + list[i].w->panels;
+            if (at >= here) continue;
+            multiply_panels(c, x, &list[i], at - before, (end < here ? end : here) - before);
+            at = end < here ? end : here;
         }
     }
 }
@@ -195,6 +220,120 @@ static void dense_block(struct cpu *c, const struct cpu_layer *l)
     pool_barrier(c->pool);
 }
 
+/* ---- mixture of experts ---- */
+
+/* The columns of one expert as a batch of their own. */
+static struct acts segment(const struct cpu *c, int expert, int k)
+{
+    int first = c->experts.first[expert];
+    struct acts all = c->experts.acts;
+    all.k = k;
+    return slice(&all, (size_t)first, c->experts.first[expert + 1] - first);
+}
+
+static int expert_of_pair(const struct cpu *c, int pair)
+{
+    return c->experts.chosen[c->experts.col[pair]];
+}
+
+/* The best `used` experts of a column by the router's softmax, the lower id first where two are equal. */
+static void choose_experts(struct cpu *c, int col)
+{
+    const struct model *m = c->model;
+    struct experts *x = &c->experts;
+    float *scores = x->scores + (size_t)col * x->stride, *weight = row(x->weight, col, m->experts_used), most = scores[0];
+    int32_t *chosen = x->chosen + (size_t)col * (size_t)m->experts_used;
+    for (int i = 1; i < m->experts; i++) most = fmaxf(most, scores[i]);
+    double all = 0, kept = 0;
+    for (int i = 0; i < m->experts; i++) all += exp((double)scores[i] - (double)most);
+    for (int n = 0; n < m->experts_used; n++) {
+        int best = 0;
+        for (int i = 1; i < m->experts; i++)
+            if (scores[i] > scores[best]) best = i;
+        chosen[n] = best;
+        weight[n] = (float)(exp((double)scores[best] - (double)most) / all);
+        kept += (double)weight[n];
+        scores[best] = -INFINITY;
+    }
+    for (int n = 0; m->arch->norm_topk && n < m->experts_used; n++) weight[n] = (float)((double)weight[n] / kept);
+}
+
+/* Sort the pairs by expert, in the order of columns. */
+static void sort_pairs(struct cpu *c)
+{
+    const struct model *m = c->model;
+    struct experts *x = &c->experts;
+    int pairs = c->batch->cols * m->experts_used;
+    memset(x->first, 0, ((size_t)m->experts + 1) * sizeof *x->first);
+    for (int i = 0; i < pairs; i++) x->first[x->chosen[i] + 1]++;
+    for (int i = 0; i < m->experts; i++) x->first[i + 1] += x->first[i];
+    for (int i = 0; i < pairs; i++) {
+        x->pair[i] = x->first[x->chosen[i]]++;
+        x->col[x->pair[i]] = i;
+    }
+    for (int i = m->experts; i > 0; i--) x->first[i] = x->first[i - 1];
+    x->first[0] = 0;
+}
+
+/* y[pair] = W[expert of the pair] x[pair] for up to two lists of matrices. */
+static void multiply_experts(struct cpu *c, int k, const struct packed *const lists[2], float *const ys[2], size_t ldy)
+{
+    int panels = lists[0][0].panels, per_expert = panels * (lists[1] ? 2 : 1), total = per_expert * c->model->experts;
+    int step = panels < 8 ? panels : 8;
+    for (int at; (at = pool_take(c->pool, step)) < total;) {
+        for (int end = at + step < total ? at + step : total; at < end; at++) {
+            int expert = at / per_expert, which = at % per_expert / panels;
+            struct acts a = segment(c, expert, k);
+            if (a.cols == 0) continue;
+            float *y = ys[which] + (size_t)c->experts.first[expert] * ldy;
+            c->kernels->matmul(&lists[which][expert], at % panels, &a, y, ldy);
+        }
+    }
+}
+
+static void put_pair(struct cpu *c, int pair, const float *x, int k, int form)
+{
+    int expert = expert_of_pair(c, pair);
+    struct acts a = segment(c, expert, k);
+    put(c, &a, pair - c->experts.first[expert], x, form);
+}
+
+static void sum_experts(struct cpu *c, int col)
+{
+    int n = c->model->embedding, used = c->model->experts_used;
+    float *y = row(c->y, col, n);
+    memset(y, 0, (size_t)n * sizeof *y);
+    for (int i = col * used; i < (col + 1) * used; i++)
+        c->kernels->add(y, row(c->experts.y, c->experts.pair[i], n), n, c->experts.weight[i]);
+}
+
+static void expert_block(struct cpu *c, const struct cpu_layer *l)
+{
+    const struct model *m = c->model;
+    struct experts *x = &c->experts;
+    int pairs = c->batch->cols * m->experts_used, d = m->embedding, ffn = c->ffn_dim;
+    multiply_all(c, &c->acts_embed, (struct product[]){{&l->router, x->scores, x->stride}}, 1);
+    pool_barrier(c->pool);
+    EACH_COL(col, c->batch->cols) choose_experts(c, col);
+    pool_barrier(c->pool);
+    EACH_COL(once, 1) sort_pairs(c);
+    pool_barrier(c->pool);
+    EACH_COL(pair, pairs) put_pair(c, pair, row(x->in, x->col[pair] / m->experts_used, d), d, l->form_ffn);
+    pool_barrier(c->pool);
+    multiply_experts(c, d, (const struct packed *const[2]){l->gates, l->ups}, (float *const[2]){c->gate, c->up}, (size_t)ffn);
+    pool_barrier(c->pool);
+    EACH_COL(pair, pairs)
+    {
+        activate(c, row(c->gate, pair, ffn), row(c->up, pair, ffn), ffn);
+        put_pair(c, pair, row(c->gate, pair, ffn), ffn, l->form_down);
+    }
+    pool_barrier(c->pool);
+    multiply_experts(c, ffn, (const struct packed *const[2]){l->downs, NULL}, (float *const[2]){x->y, NULL}, (size_t)d);
+    pool_barrier(c->pool);
+    EACH_COL(col, c->batch->cols) sum_experts(c, col);
+    pool_barrier(c->pool);
+}
+
 static void output(struct cpu *c, int member)
 {
     const struct model *m = c->model;
@@ -235,10 +374,14 @@ static void step(void *ctx, int member)
         EACH_COL(col, cols)
         {
             join(c, col, l->o_bias, l->attn_post);
-            norm_into(c, &c->acts_embed, col, l->ffn_norm, l->form_ffn, member);
+            norm_into(c, &c->acts_embed, col, l->ffn_norm, c->model->experts ? l->form_router : l->form_ffn, member);
+            if (c->model->experts)
+                memcpy(row(c->experts.in, col, c->model->embedding), row(c->norm, member, c->model->embedding),
+                       (size_t)c->model->embedding * sizeof(float));
         }
         pool_barrier(c->pool);
-        dense_block(c, l);
+        if (c->model->experts) expert_block(c, l);
+        else dense_block(c, l);
         EACH_COL(col, cols)
         {
             join(c, col, NULL, l->ffn_post);

@@ -44,6 +44,25 @@ INLINE vf offsets(enum gguf_type type, const struct packed *w, const uint8_t *pa
     return vf_sub(vf_set1(0), m);
 }
 
+/* With few columns the weights come from memory as fast as it gives them. The hardware follows a section once it runs,
+ * but starts late on each: ask for the beginning of the next panel's, and for its scales, while this one is worked on. */
+enum { PREFETCH_AHEAD = 2048 };
+INLINE void prefetch_section(const struct packed *w, const uint8_t *section, size_t bytes, int block, int blocks)
+{
+    size_t at = (size_t)block * bytes + PREFETCH_AHEAD, end = (size_t)blocks * bytes;
+    if (at < end) return;
+    section += at - end + w->panel_bytes;
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(section + i, 0, 3);
+}
+
+INLINE void prefetch(const struct packed *w, const uint8_t *panel, size_t low, size_t high, int block, int blocks)
+{
+    prefetch_section(w, panel, low, block, blocks);
+    if (high) prefetch_section(w, panel + w->high, high, block, blocks);
+    size_t scale = w->scale + (size_t)block * 64;
+    if (scale < w->panel_bytes) __builtin_prefetch(panel + w->panel_bytes + scale, 0, 3);
+}
+
 /* One panel × N columns of one group, starting at column c0. */
 INLINE void multiply(enum gguf_type type, const int N, const struct packed *w, const uint8_t *panel,
                      const struct acts *x, int c0, float *y, size_t ldy)
@@ -56,6 +75,7 @@ INLINE void multiply(enum gguf_type type, const int N, const struct packed *w, c
     vf acc[VEC_WIDEST];
     for (int c = 0; c < N; c++) acc[c] = vf_set1(0);
     for (int b = 0; b < blocks; b++) {
+        if (N <= 4) prefetch(w, panel, low, high, b, blocks);
         for (int s = 0; s < subs; s++) {
             vi dots[VEC_WIDEST];
             for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + s) * N + c, zero);
@@ -173,10 +193,11 @@ static void put_q8(struct acts *a, int col, const float *x)
         float most = vf_highest(vf_max(vf_abs(lo), vf_abs(hi)));
         vf inverse = vf_set1(most > 0 ? 127.0f / most : 0.0f);
         int8_t q[32];
-        vf_to_i8(q, vf_round(vf_mul(lo, inverse)));
-        vf_to_i8(q + 16, vf_round(vf_mul(hi, inverse)));
-        int sum[2] = {0, 0};
-        for (int i = 0; i < 32; i++) sum[i / 16] += q[i];
+        lo = vf_round(vf_mul(lo, inverse));
+        hi = vf_round(vf_mul(hi, inverse));
+        vf_to_i8(q, lo);
+        vf_to_i8(q + 16, hi);
+        int sum[2] = {(int)vf_sum(lo), (int)vf_sum(hi)}; /* whole numbers: exact */
         size_t block = first + (size_t)(b * n + at);
         float d = most / 127.0f;
         a->d[block] = d;

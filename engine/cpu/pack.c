@@ -200,30 +200,34 @@ static void take_k4_scales(const uint8_t *p, int8_t *sc, uint8_t *mn)
 
 static void take_q45_k(bool five, const uint8_t *p, int k, struct codes *c)
 {
-    for (int b = 0; b < k / 256; b++, p += five ? 176 : 144) {
+    uint8_t *q = c->q;
+    for (int b = 0; b < k / 256; b++, p += five ? 176u : 144u) {
         c->d[b] = get16(p);
         c->m[b] = get16(p + 2);
         take_k4_scales(p + 4, c->sc + b * 8, c->mn + b * 8);
         const uint8_t *high = p + 16, *low = p + (five ? 48 : 16);
-        for (int j = 0; j < 256; j++) {
-            int half = j / 32 & 1, pair = j / 64, i = j % 32;
-            uint8_t v = (uint8_t)(low[pair * 32 + i] >> (half * 4) & 15);
-            if (five) v = (uint8_t)(v | (high[i] >> (pair * 2 + half) & 1) << 4);
-            c->q[b * 256 + j] = v;
-        }
+        for (int pair = 0; pair < 4; pair++, q += 64, low += 32)
+            for (int i = 0; i < 32; i++) { /* low halves are one sub-block, high halves the next */
+                unsigned h = five ? (unsigned)high[i] >> (pair * 2) : 0u;
+                q[i] = (uint8_t)((low[i] & 15) | (h & 1) << 4);
+                q[i + 32] = (uint8_t)(low[i] >> 4 | (h & 2) << 3);
+            }
     }
 }
 
 static void take_q6_k(const uint8_t *p, int k, struct codes *c)
 {
+    uint8_t *q = c->q;
     for (int b = 0; b < k / 256; b++, p += 210) {
         const uint8_t *low = p, *high = p + 128;
-        for (int j = 0; j < 256; j++) { /* 128 at a time: low[64], high[32] */
-            int half = j / 128, quarter = j / 32 & 3, i = j % 32;
-            int l = low[half * 64 + (quarter & 1) * 32 + i] >> (quarter >> 1) * 4 & 15;
-            int h = high[half * 32 + i] >> quarter * 2 & 3;
-            c->q[b * 256 + j] = (uint8_t)(l | h << 4);
-        }
+        for (int half = 0; half < 2; half++, q += 128, low += 64, high += 32)
+            for (int i = 0; i < 32; i++) {
+                unsigned h = high[i];
+                q[i] = (uint8_t)((low[i] & 15) | (h & 3) << 4);
+                q[i + 32] = (uint8_t)((low[i + 32] & 15) | (h >> 2 & 3) << 4);
+                q[i + 64] = (uint8_t)(low[i] >> 4 | (h >> 4 & 3) << 4);
+                q[i + 96] = (uint8_t)(low[i + 32] >> 4 | (h >> 6) << 4);
+            }
         memcpy(c->sc + b * 16, p + 192, 16);
         c->d[b] = get16(p + 208);
     }
@@ -275,25 +279,46 @@ static void take(enum gguf_type type, const void *raw, int k, struct codes *c)
 
 /* ---- and put into a panel ---- */
 
+/* Quants go four columns at a time, as they stand together in a group. */
+static uint32_t get32(const uint8_t *p)
+{
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+
+static void put_block(const struct pack_format *f, const uint8_t *q, uint32_t *low, uint32_t *high) /* both step by a row */
+{
+    uint32_t l[8] = {0}, h[2] = {0}, v;
+    for (int g = 0; g < 8; g++) {
+        v = get32(q + g * 4);
+        if (f->bits == 8) l[g] = v;
+        else if (f->bits >= 4) l[g % 4] |= (v & 0x0f0f0f0f) << (g / 4 * 4);
+        else l[g / 4] |= (v & 0x03030303) << (g % 4 * 2);
+        if (f->bits == 5) h[0] |= (v >> 4 & 0x01010101) << g;
+        if (f->bits == 3) h[0] |= (v >> 2 & 0x01010101) << g;
+        if (f->bits == 6) h[g / 4] |= (v >> 4 & 0x03030303) << (g % 4 * 2);
+    }
+    for (int i = 0; i < f->low / 64; i++) low[i * PANEL_ROWS] = l[i];
+    for (int i = 0; i < f->high / 64; i++) high[i * PANEL_ROWS] = h[i];
+}
+
 static void put_quants(const struct pack_format *f, const struct packed *w, uint8_t *panel, int lane, const uint8_t *q)
 {
-    for (int i = 0; i < w->k; i++) {
-        int block = i / 32, group = i % 32 / 4, at = lane * 4 + i % 4;
-        uint8_t *low = panel + (size_t)block * (size_t)f->low + at;
-        uint8_t *high = panel + w->high + (size_t)block * (size_t)f->high + at;
-        unsigned v = q[i];
-        if (f->bits == 8) {
-            low[group * 64] = (uint8_t)v;
-        } else if (f->bits >= 4) {
-            uint8_t *p = low + group % 4 * 64;
-            *p = (uint8_t)(*p | (v & 15) << (group / 4 * 4));
-        } else {
-            uint8_t *p = low + group / 4 * 64;
-            *p = (uint8_t)(*p | (v & 3) << (group % 4 * 2));
-        }
-        if (f->bits == 5) *high = (uint8_t)(*high | v >> 4 << group);
-        if (f->bits == 3) *high = (uint8_t)(*high | v >> 2 << group);
-        if (f->bits == 6) high[group / 4 * 64] = (uint8_t)(high[group / 4 * 64] | v >> 4 << (group % 4 * 2));
+    uint32_t *low = (uint32_t *)(void *)panel + lane, *high = (uint32_t *)(void *)(panel + w->high) + lane;
+    for (int b = 0; b < w->k / 32; b++) put_block(f, q + b * 32, low + b * f->low / 4, high + b * f->high / 4);
+}
+
+/* Types whose blocks need no taking apart: words move as they are. */
+static void put_words(const struct packed *w, uint8_t *panel, int lane, const uint8_t *raw)
+{
+    bool eight = w->type == GGUF_Q8_0;
+    int words = eight ? 8 : 4;
+    uint32_t *out = (uint32_t *)(void *)panel + lane, flip = eight ? 0x80808080 : 0;
+    uint16_t *scale = (uint16_t *)(void *)(panel + w->scale) + lane;
+    for (int b = 0; b < w->k / 32; b++, raw += 2 + words * 4, out += words * PANEL_ROWS, scale += PANEL_ROWS) {
+        *scale = get16(raw);
+        for (int i = 0; i < words; i++) out[i * PANEL_ROWS] = get32(raw + 2 + i * 4) ^ flip;
     }
 }
 
@@ -322,6 +347,10 @@ void packed_set_row(struct packed *w, int row, const void *raw, void *scratch)
     assert(row >= 0 && row < w->rows);
     if (f->element) {
         put_plain(w, panel, lane, raw, f->element);
+        return;
+    }
+    if (w->type == GGUF_Q8_0 || w->type == GGUF_Q4_0 || w->type == GGUF_IQ4_NL) {
+        put_words(w, panel, lane, raw);
         return;
     }
     struct codes c = codes_in(scratch, w->k);

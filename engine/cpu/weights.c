@@ -187,9 +187,10 @@ enum err_code cpu_pack(struct cpu *c, struct err *e)
     if (!code) {
         for (int i = 0; i < all.count; i++) {
             const struct packing *p = &all.list[i];
-            int share = c->model->experts && p->from->dims == 3 ? c->model->experts_used : 1;
-            int of = share > 1 || (c->model->experts && p->from->dims == 3) ? c->model->experts : 1;
+            bool expert = p->from->dims == 3;
+            int64_t share = expert ? c->model->experts_used : 1, of = expert ? c->model->experts : 1;
             c->macs += (int64_t)p->to->rows * p->to->k * share / of;
+            c->bytes += (int64_t)p->to->panel_bytes * p->to->panels * share / of;
         }
         /* Small models are packed by the caller alone: waking the others takes longer. */
         pool_run(c->pool, all.chunk_total > 4096 ? pool_threads(c->pool) : 1, pack_job, &all);

@@ -54,12 +54,13 @@ static void on_token(void *ctx, uint64_t id, const struct engine_token *t)
     assert_true(s->prefilled && !s->ended && s->count < TOKENS_MAX);
     s->logprob[s->count] = t->logprob;
     s->entropy[s->count] = t->entropy;
-    s->ids[s->count++] = t->id;
+    s->ids[s->count] = t->id;
     memcpy(s->text + s->text_len, t->text, t->text_len);
     memcpy(s->bytes + s->bytes_len, t->bytes, t->bytes_len);
     s->text_len += t->text_len;
     s->bytes_len += t->bytes_len;
     (void)pthread_mutex_lock(&s->desk->lock);
+    s->count++;
     (void)pthread_cond_broadcast(&s->desk->changed);
     (void)pthread_mutex_unlock(&s->desk->lock);
 }
@@ -250,6 +251,28 @@ static void preempted_streams_are_computed_again(void **state)
     desk_close(d);
 }
 
+static void speculation_changes_the_steps_and_not_the_stream(void **state)
+{
+    (void)state;
+    struct desk *d = desk_open(GGUF_Q8_0, (struct engine_options){0}), *plain = desk_open(GGUF_Q8_0, (struct engine_options){.draft_tokens = -1});
+    int32_t ids[120];
+    for (uint64_t seed = 1; seed < 4; seed++) {
+        struct engine_request r = prompt(ids, 120, seed, 200);
+        for (int i = 30; i < 120; i++) ids[i] = ids[i % 30]; /* the prompt repeats itself */
+        r.sampling.temperature = seed == 1 ? 0 : 0.05f; /* and so will the answer */
+        assert_int_equal(ask(d, 0, &r, NULL), ERR_OK);
+        assert_int_equal(ask(d, 1, &r, NULL), ERR_OK);
+        assert_same(ask_and_wait(plain, 0, &r), await(d, 0), 0, 200);
+        assert_same(await(d, 1), &plain->stream[0], 0, 200);
+    }
+    struct engine_stats with, without;
+    engine_stats(d->engine, &with);
+    engine_stats(plain->engine, &without);
+    assert_true(with.steps < without.steps);
+    desk_close(plain);
+    desk_close(d);
+}
+
 /* ---- ends ---- */
 
 static void a_cancelled_stream_ends_soon(void **state)
@@ -429,6 +452,7 @@ int main(void)
         cmocka_unit_test(a_stream_goes_on_elsewhere_from_its_tokens),
         cmocka_unit_test(a_shared_beginning_comes_from_the_cache_and_changes_nothing),
         cmocka_unit_test(preempted_streams_are_computed_again),
+        cmocka_unit_test(speculation_changes_the_steps_and_not_the_stream),
         cmocka_unit_test(a_cancelled_stream_ends_soon),
         cmocka_unit_test(closing_ends_every_stream),
         cmocka_unit_test(a_stop_string_ends_the_text_before_it),

@@ -32,7 +32,7 @@ ARCHS = {
     "gemma3": ("gemma3", {"tied": True, "layers": 7, "attention.sliding_window": 9, "rope.freq_base": 1000000.0,
                           "rope.scaling.type": "linear", "rope.scaling.factor": 8.0}),
     "granite": ("granite", {"embedding_scale": 3.0, "residual_scale": 0.4, "attention.scale": 0.05, "logit_scale": 4.0}),
-    # "qwen3moe": ("qwen3moe", dict(experts=8, used=3, ff=256)),
+    "qwen3moe": ("qwen3moe", dict(experts=8, used=3, ff=256)),
 }
 # Largest error over the largest |logit|. For quantized types the reference rounds activations to 8 bits as the engine
 # does (a few fall on the other side in float32), and then once more does not: what the rounding itself may cost, on

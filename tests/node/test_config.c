@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "base/buf.h"
 #include "node/config_keys.h"
 
 #include <stdio.h>
@@ -272,12 +273,11 @@ static void keys_that_need_each_other_are_checked_together(void **state)
 static void more_backends_than_there_may_be_are_told_once(void **state)
 {
     (void)state;
-    char text[4096] = "backends:\n", line[64];
-    for (int i = 0; i < CONFIG_BACKENDS_MAX + 3; i++) {
-        (void)snprintf(line, sizeof line, "- {name: n%d, type: scripted}\n", i);
-        strcat(text, line);
-    }
-    refused(TIER_EDGE, text, ERR_INVALID, "t.yaml:34: backends: got more than 32");
+    struct buf text = BUF_INIT(4096);
+    (void)buf_adds(&text, "backends:\n");
+    for (int i = 0; i < CONFIG_BACKENDS_MAX + 3; i++) (void)buf_addf(&text, "- {name: n%d, type: scripted}\n", i);
+    refused(TIER_EDGE, text.data, ERR_INVALID, "t.yaml:34: backends: got more than 32");
+    buf_release(&text);
 }
 
 static void check_tells_every_problem(void **state)
@@ -380,21 +380,21 @@ static void the_examples_of_backends_load_when_uncommented(void **state)
 {
     (void)state;
     enum tier tier = TIER_EDGE;
-    char *text = printed(print_reference, &tier), *out = calloc(1, strlen(text) + 64);
-    assert_non_null(out);
-    char *p = strstr(text, "# backends:\n");
-    assert_non_null(p);
-    strcat(out, "zmq: {keys_file: x}\n");
-    for (char *line = strtok(p, "\n"); line && line[0] == '#'; line = strtok(NULL, "\n")) {
-        if (strncmp(line, "# The classifier", 16) == 0) break;
-        strcat(strcat(out, line[1] ? line + 2 : ""), "\n");
+    char *text = printed(print_reference, &tier);
+    const char *line = strstr(text, "# backends:\n");
+    struct buf out = BUF_INIT(1 << 20);
+    (void)buf_adds(&out, "zmq: {keys_file: x}\n");
+    for (size_t len; line && *line == '#'; line += len + 1) {
+        len = strcspn(line, "\n");
+        if (len > 2) (void)buf_add(&out, line + 2, len - 2);
+        (void)buf_addc(&out, '\n');
     }
-    struct config *c = good(TIER_EDGE, out);
+    struct config *c = good(TIER_EDGE, out.data);
     assert_int_equal(c->backend_count, 3);
     assert_string_equal(c->backends[2].key_file, "/etc/rung/big.key");
     config_free(c);
     free(text);
-    free(out);
+    buf_release(&out);
 }
 
 static void what_is_printed_as_effective_loads_as_the_same(void **state)

@@ -432,6 +432,26 @@ static void an_error_in_a_stream_is_an_event_and_the_end(void **state)
     (void)close(fd);
 }
 
+static void a_silent_stream_gets_comments(void **state)
+{
+    (void)state;
+    play(START, TOKEN, HOLD, DONE);
+    open_front();
+    house.node.http->comment_ms = 1;
+    int fd = client_unix(unix_path);
+    client_write(fd, "POST", "/v1/chat/completions", "", ASK_STREAM);
+    struct response r;
+    char line[4096];
+    client_head(fd, &r);
+    do assert_true(client_line(fd, line, sizeof line));
+    while (line[0] != ':');
+    release();
+    do assert_true(client_line(fd, line, sizeof line));
+    while (strcmp(line, "data: [DONE]") != 0);
+    response_free(&r);
+    (void)close(fd);
+}
+
 /* ---- clients that leave ---- */
 
 static void left(int fd, bool half)
@@ -650,6 +670,35 @@ static void the_small_endpoints_answer(void **state)
     answers(ask("GET", "/v1/modelsx", "", NULL), 404, "not_found");
 }
 
+static void heads_are_bounded_in_size_and_time(void **state)
+{
+    (void)state;
+    play(START, DONE, 0, 0);
+    http()->idle_timeout_ms = 500;
+    open_front();
+    char *headers = malloc(65536);
+    assert_non_null(headers);
+    int n = sprintf(headers, "x-long: ");
+    memset(headers + n, 'a', 4000);
+    memcpy(headers + n + 4000, "\r\n", 3);
+    answers(ask("POST", "/v1/chat/completions", headers, ASK), 200, "stop");
+    memset(headers + n, 'a', 60000);
+    memcpy(headers + n + 60000, "\r\n", 3);
+    struct response r = ask("POST", "/v1/chat/completions", headers, ASK);
+    assert_true(r.status == 431 || r.status == 0);
+    response_free(&r);
+    free(headers);
+    int head = client_unix(unix_path), body = client_unix(unix_path); /* neither ever gets on */
+    assert_true(client_send(head, "POST /v1/chat", 13));
+    client_write(body, "POST", "/v1/chat/completions", "Content-Length: 10\r\n", NULL);
+    assert_int_equal(client_byte(head), -1);
+    client_read(body, &r);
+    assert_int_not_equal(r.status, 200);
+    response_free(&r);
+    (void)close(head);
+    (void)close(body);
+}
+
 static void what_is_not_http_harms_nothing(void **state)
 {
     (void)state;
@@ -855,6 +904,8 @@ int main(void)
         TEST(one_connection_serves_many_requests),
         TEST(errors_before_the_first_token_have_their_status),
         TEST(an_error_in_a_stream_is_an_event_and_the_end),
+        TEST(a_silent_stream_gets_comments),
+        TEST(heads_are_bounded_in_size_and_time),
         TEST(a_client_that_leaves_while_it_waits_is_noticed),
         cmocka_unit_test_prestate_setup_teardown(a_client_that_leaves_while_it_waits_is_noticed, prepare, finish, &half),
         TEST(a_client_that_leaves_in_a_stream_is_noticed),

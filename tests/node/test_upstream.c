@@ -512,6 +512,17 @@ static void what_failed_before_it_began_is_tried_again(void **state)
     service_stop(&s);
 }
 
+static void a_long_answer_may_take_longer_than_its_first_token(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f, common.url, "slow/150");
+    f.config.first_token_ms = 500;
+    run(&f, one_call);
+    assert_string_equal(f.heard.text, "one two three four five");
+    end(&f);
+}
+
 static void the_deadline_of_a_request_bounds_the_wait(void **state)
 {
     (void)state;
@@ -780,17 +791,27 @@ static void the_key_comes_from_a_file_or_the_environment(void **state)
     service_stop(&s);
 }
 
+static bool make_certificate(const char *cert, const char *key)
+{
+    int status = 0;
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)close(2);
+        (void)execlp("openssl", "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+                     "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-out", cert, "-keyout", key, (char *)NULL);
+        _exit(127);
+    }
+    return waitpid(pid, &status, 0) == pid && status == 0;
+}
+
 static void an_unknown_certificate_is_refused_and_a_trusted_one_taken(void **state)
 {
     (void)state;
-    char dir[] = "/tmp/rung-test-tls-XXXXXX", command[400], cert[64], key[64];
+    char dir[] = "/tmp/rung-test-tls-XXXXXX", cert[64], key[64];
     assert_non_null(mkdtemp(dir));
     (void)snprintf(cert, sizeof cert, "%s/cert.pem", dir);
     (void)snprintf(key, sizeof key, "%s/key.pem", dir);
-    (void)snprintf(command, sizeof command,
-                   "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 "
-                   "-out %s -keyout %s 2>/dev/null", cert, key);
-    if (system(command) != 0) skip(); /* no openssl program here */
+    if (!make_certificate(cert, key)) skip(); /* no openssl program here */
     char *args[] = {(char *)"--cert", cert, (char *)"--cert-key", key, NULL};
     struct service s = service_start(args);
     struct fixture f;
@@ -863,6 +884,7 @@ int main(void)
         cmocka_unit_test(failures_say_what_and_whether_another_may_try),
         cmocka_unit_test(a_429_says_when_to_come_again),
         cmocka_unit_test(what_failed_before_it_began_is_tried_again),
+        cmocka_unit_test(a_long_answer_may_take_longer_than_its_first_token),
         cmocka_unit_test(the_deadline_of_a_request_bounds_the_wait),
         cmocka_unit_test(a_cancel_from_inside_a_token_cuts_the_transfer),
         cmocka_unit_test(a_cancelled_call_says_nothing_more),

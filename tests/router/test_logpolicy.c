@@ -8,7 +8,7 @@ static void the_highest_version_is_in_force_and_survives(void **state)
     struct policy policy, read;
     struct err e = {0};
     bool found = true;
-    assert_int_equal(log_policy_latest(log, NULL, &read, &found, &e), ERR_OK);
+    assert_int_equal(log_policy_latest(log, &(struct log_policy_query){.source = NULL}, &read, &found, &e), ERR_OK);
     assert_false(found);
     policy_defaults(&policy);
     for (int i = 1; i <= 3; i++) {
@@ -18,15 +18,15 @@ static void the_highest_version_is_in_force_and_survives(void **state)
     }
     log_close(log, 1000);
     log = open_log(&options);
-    assert_int_equal(log_policy_latest(log, NULL, &read, &found, &e), ERR_OK);
+    assert_int_equal(log_policy_latest(log, &(struct log_policy_query){.source = NULL}, &read, &found, &e), ERR_OK);
     assert_true(found);
     assert_int_equal(read.version, 3);
     assert_true(read.threshold[TIER_EDGE] > 0.79 && read.threshold[TIER_EDGE] < 0.81);
     policy.threshold[TIER_EDGE] = 0.9;
     assert_int_equal(log_policy_add(log, &policy, "tune", &e), ERR_OK);
-    assert_int_equal(log_policy_latest(log, "config", &read, &found, &e), ERR_OK);
+    assert_int_equal(log_policy_latest(log, &(struct log_policy_query){.source = "config"}, &read, &found, &e), ERR_OK);
     assert_int_equal(read.version, 3);
-    assert_int_equal(log_policy_latest(log, "region", &read, &found, &e), ERR_OK);
+    assert_int_equal(log_policy_latest(log, &(struct log_policy_query){.source = "region"}, &read, &found, &e), ERR_OK);
     assert_false(found);
     assert_string_equal(ask(f->db, "SELECT group_concat(version || source) FROM policies"), "1config,2config,3config,4tune");
     log_close(log, 1000);
@@ -45,7 +45,7 @@ static void a_damaged_policy_is_an_error_not_a_default(void **state)
     struct policy read;
     struct err e = {0};
     bool found;
-    assert_int_not_equal(log_policy_latest(log, NULL, &read, &found, &e), ERR_OK);
+    assert_int_not_equal(log_policy_latest(log, &(struct log_policy_query){.source = NULL}, &read, &found, &e), ERR_OK);
     assert_false(found);
     log_close(log, 1000);
 }

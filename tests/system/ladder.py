@@ -189,7 +189,7 @@ class Node:
 
     def metric(self, name):
         for line in self.get("/metrics")[1].decode().splitlines():
-            if line.startswith((name + " ", name + "{")):
+            if line.startswith(name) and line[len(name)] in " {,}":
                 return float(line.rsplit(" ", 1)[1])
         return None
 
@@ -251,7 +251,7 @@ class Ladder:
 
     def _node(self, name, command, wait=True, http=True, **sections):
         config = {"node": {"id": name, "state_dir": os.path.join(self.dir, name), **sections.pop("node", {})}, **sections}
-        config["http"] = {"unix": {"path": "http.sock"}, **(sections.get("http") or {})} if http else {"unix": {"path": ""}}
+        config["http"] = {"unix": {"path": "http.sock"}, **(http if isinstance(http, dict) else {})} if http else {"unix": {"path": ""}}
         if not http:
             config.pop("http")
         config.setdefault("log", {"path": "log.db"})

@@ -62,7 +62,7 @@ def region_with_two_workers(ladder, name="region", **more):
 def test_a_stream_goes_on_when_its_worker_is_killed(ladder):
     region, workers = region_with_two_workers(ladder)
     edge = ladder.edge(backends=[scripted("small", "edge", "no"), ladder.peer("region")], **UP).until_tiers("region")
-    until(lambda: region.metric('rung_backend_up{backend="region-w2"') == 1.0, "the second worker is there")
+    until(lambda: b"rung_backend_up{backend=\"region-w2\",type=\"worker\"} 1" in region.get("/metrics")[1], "the second worker is there")
     connection, response = edge.open_stream()
     seen = first_words(response, 8)
     running_worker(region, workers).kill()
@@ -157,7 +157,7 @@ def test_past_its_limit_a_node_says_429_and_when_to_come_back(ladder):
     (b'{"model": "auto", "messages": []}', 400, "messages"),
     (b"\xff\xfe\x00", 400, None),
     (b'{"messages": [{"role": "user", "content": "' + b"x" * (5 << 20) + b'"}]}', 413, None),
-])
+], ids=["cut", "array", "messages", "type", "range", "model", "deep", "empty", "bytes", "large"])
 def test_a_bad_body_is_refused_by_name_and_the_node_goes_on(ladder, body, status, names):
     edge = ladder.edge(backends=[scripted("small", "edge", "fine")], **STAY)
     try:

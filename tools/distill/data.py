@@ -71,9 +71,7 @@ class Packer:
                 at, longest, tokens = at + length, max(longest, length), tokens + length
                 starts.append(at)
             if at < (r + 1) * ROW:
-                rest = (r + 1) * ROW - at
-                positions[at:at + rest] = np.arange(rest)
-                longest = max(longest, rest)
+                longest = max(longest, (r + 1) * ROW - at)  # the padding is a document of its own, never a target
                 starts.append((r + 1) * ROW)
         return Rows(ids, positions, np.array(starts, np.int32), np.concatenate(targets), longest, tokens)
 

@@ -4,7 +4,9 @@
     python3 tools/distill/distill.py edge --teacher build/core.pt --loss mse --out build/edge.pt
 
 The edge learns the teacher's distributions over the answer, given the teacher's own working; the region learns them
-over short working and answer. A pair of your own (Hugging Face folders) is distilled by pair.py.
+over short working and answer. A pair of your own, two Hugging Face folders:
+
+    python3 tools/distill/distill.py pair --teacher BIG --student SMALL --prompts prompts.jsonl --steps 2000 --out OUT
 """
 import argparse
 import sys
@@ -47,15 +49,20 @@ def teacher_rows(name, rows):
     return rows * 2 if name == "edge" else rows + max(1, rows // 16)
 
 
-def main():
+def options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments(parser)
-    parser.add_argument("--teacher", required=True)
+    arguments(parser, ["edge", "region", "pair"])
+    parser.add_argument("--teacher", required=True, help="checkpoint; for a pair a Hugging Face folder")
     parser.add_argument("--loss", choices=("kl", "mse"), default="kl")
     parser.add_argument("--temperature", type=float, default=2.0)
     parser.add_argument("--hard", type=float, default=0.5, help="share of cross-entropy on the right answer")
-    args = parser.parse_args()
-    device = settle(args)
+    parser.add_argument("--student", help="pair: Hugging Face folder to start from")
+    parser.add_argument("--prompts", help="pair: JSON lines of prompts")
+    parser.add_argument("--answer-tokens", type=int, default=128, help="pair: most tokens the teacher answers with")
+    return parser.parse_args()
+
+
+def distil_rung(args, device):
     stream = Stream(args.workers, f"distill/{args.seed}", mode=MODES[args.name], rows=args.rows,
                     teacher_rows=teacher_rows(args.name, args.rows))
     student = start(args, device)
@@ -69,6 +76,16 @@ def main():
     stream.close()
     models.save(student, args.out, steps=steps, tokens=tokens, name=args.name, mode=MODES[args.name])
     print(f"saved {args.out} steps={steps} tokens={tokens}", flush=True)
+
+
+def main():
+    args = options()
+    device = settle(args)
+    if args.name == "pair":
+        from distill import pair
+        pair.distil(args, device, distil_loss)
+    else:
+        distil_rung(args, device)
 
 
 if __name__ == "__main__":

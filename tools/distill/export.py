@@ -14,7 +14,8 @@ from distill import chat, gguf  # noqa: E402
 from distill.tokenizer import Tokenizer  # noqa: E402
 
 TYPES = {"f32": (gguf.F32, 0), "f16": (gguf.F16, 1), "q8_0": (gguf.Q8_0, 7)}  # tensor type, general.file_type
-NORMAL, CONTROL = 1, 3
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+SHOWN = ("<think>", "</think>")  # user-defined, not control: they have to appear in the text for reasoning to be split off
 
 
 def shape_metadata(name, shape, file_type):
@@ -42,7 +43,7 @@ def shape_metadata(name, shape, file_type):
 
 def tokenizer_metadata(tokenizer):
     ids = tokenizer.special_ids
-    types = [CONTROL if t in ids else NORMAL for t in tokenizer.tokens]
+    types = [USER_DEFINED if t in SHOWN else CONTROL if t in ids else NORMAL for t in tokenizer.tokens]
     return [
         ("tokenizer.ggml.model", gguf.STRING, "gpt2"),
         ("tokenizer.ggml.pre", gguf.STRING, "smollm"),

@@ -2,16 +2,17 @@
 import math
 
 import torch
-import torch.nn.functional as F
 
 from .model import rotate
 
 
 class Cache:
-    """Keys and values of every layer: (B, kv_heads, room, head_dim)."""
+    """Keys and values of every layer: (B, kv_heads, room, head_dim); half precision on a GPU."""
 
-    def __init__(self, shape, count, room, device, dtype=torch.float32):
+    def __init__(self, shape, count, room, device):
+        dtype = torch.float16 if str(device).startswith("cuda") else torch.float32
         size = (count, shape.kv_heads, room, shape.head_dim)
+        self.dtype = dtype
         self.keys = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.layers)]
         self.values = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.layers)]
 
@@ -21,11 +22,13 @@ class Cache:
 
 
 def attend(q, k, v, mask):
-    """q: (B, heads, T, d); k, v: (B, kv_heads, S, d); mask: (B, 1, T, S) bool."""
-    repeat = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    return scores.masked_fill(~mask, -1e30).softmax(-1) @ v
+    """q: (B, heads, T, d); k, v: (B, kv_heads, S, d); mask: (B, 1, T, S) bool. Query heads of a group go together."""
+    b, heads, t, d = q.shape
+    groups = k.shape[1]
+    q = q.reshape(b, groups, heads // groups * t, d).to(k.dtype)
+    scores = (q @ k.transpose(-1, -2)).float().unflatten(2, (heads // groups, t)) / math.sqrt(d)
+    weights = scores.masked_fill(~mask[:, :, None], -1e30).softmax(-1).flatten(2, 3).to(v.dtype)
+    return (weights @ v).float().reshape(b, heads, t, d)
 
 
 def forward(model, cache, ids, positions, width):
@@ -37,8 +40,8 @@ def forward(model, cache, ids, positions, width):
     place = positions[:, None, :, None].expand(-1, model.shape.kv_heads, -1, model.shape.head_dim)
     for layer, block in enumerate(model.blocks):
         q, k, v = (y.unflatten(0, (b, t)).transpose(1, 2) for y in block.queries_keys_values(x, cos, sin))
-        cache.keys[layer].scatter_(2, place, k)
-        cache.values[layer].scatter_(2, place, v)
+        cache.keys[layer].scatter_(2, place, k.to(cache.dtype))
+        cache.values[layer].scatter_(2, place, v.to(cache.dtype))
         attended = attend(q, cache.keys[layer][:, :, :width], cache.values[layer][:, :, :width], mask)
         x = block.rest(x, attended.transpose(1, 2).flatten(0, 1))
     return x.unflatten(0, (b, t))

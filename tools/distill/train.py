@@ -32,9 +32,9 @@ def plain_loss(device):
     return loss_of
 
 
-def arguments(parser):
+def arguments(parser, names):
     """Options that train.py and distill.py share."""
-    parser.add_argument("name", choices=sorted(models.SHAPES))
+    parser.add_argument("name", choices=names)
     parser.add_argument("--out", required=True)
     parser.add_argument("--resume", help="start from these weights")
     parser.add_argument("--seconds", type=float)
@@ -51,7 +51,7 @@ def arguments(parser):
 
 
 def settle(args):
-    rows, lr, matrix_lr = DEFAULTS[args.name]
+    rows, lr, matrix_lr = DEFAULTS.get(args.name, (None, None, None))
     args.rows, args.lr, args.matrix_lr = args.rows or rows, args.lr or lr, args.matrix_lr or matrix_lr
     if not args.seconds and not args.steps:
         args.seconds = 480.0
@@ -69,10 +69,10 @@ def start(args, device):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments(parser)
+    arguments(parser, sorted(models.SHAPES))
     args = parser.parse_args()
     device = settle(args)
-    brief = 0.2 if args.name == "core" else 0.0  # the teacher has to know short working too
+    brief = 0.15 if args.name == "core" else 0.0  # the teacher has to know short working too
     stream = Stream(args.workers, f"train/{args.seed}", mode=MODES[args.name], rows=args.rows, brief_share=brief)
     model = start(args, device)
     curve = loop.Curve(args.curve, args.every)

@@ -27,7 +27,7 @@ def open_model(path, device):
     return from_gguf(path, device) if str(path).endswith(".gguf") else models.load(path, device).eval()
 
 
-def answer_all(path, chats, device="cpu", batch=1024):
+def answer_all(path, chats, device="cpu", batch=2048):
     """[(text, completion tokens, seconds)] in order; the time is the batch's share."""
     model, tokenizer = open_model(path, device), Tokenizer.load()
     prompts = [chat.prompt_ids(tokenizer, messages) for messages in chats]

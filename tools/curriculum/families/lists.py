@@ -74,7 +74,7 @@ def count_word(rng, lang, n):
     for value in values:
         seen += value == word
         steps.append(f"{value}{seen}" if value == word else f"{value}-")
-    return Draft("count", (word, *values), {"x": word, "v": joined(values, lang)}, str(seen), " ".join(steps),
+    return Draft("count", (word, *values), {"x": word, "v": joined(values, lang)}, str(seen), f"{word}: " + " ".join(steps),
                  "".join("+" if v == word else "-" for v in values), "number")
 
 
@@ -90,15 +90,15 @@ def above(rng, n, lang, count_only):
     x = sorted(values)[rng.randint(n // 3, n - 2)]
     kept = [v for v in values if v > x]
     slots = {"x": x, "v": joined(values, lang)}
-    work = marks(values, lambda v: v > x)
+    work = f"{x}:" + marks(values, lambda v: v > x)
     if not count_only:
-        return Draft("above", (x, *values), slots, ", ".join(map(str, kept)), work, str(len(kept)), "list")
+        return Draft("above", (x, *values), slots, ", ".join(map(str, kept)), work, str(x), "list")
     seen, steps = 0, []
     for v in values:
         seen += v > x
         steps.append(f"{v}+{seen}" if v > x else f"{v}-")
-    return Draft("many", (x, *values), slots, str(seen), " ".join(steps), work.translate({ord(c): None for c in "0123456789 "}),
-                 "number")
+    return Draft("many", (x, *values), slots, str(seen), f"{x}:" + " ".join(steps),
+                 "".join("+" if v > x else "-" for v in values), "number")
 
 
 def median(rng, n, lang):

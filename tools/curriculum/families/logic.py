@@ -41,30 +41,48 @@ def show(node, words, top=True):
     return text if top else f"({text})"
 
 
-def solve(node, facts, steps):
+def filled(node, facts):
+    """The expression with values for names: nested lists [op, left, right], leaves "0", "1", "!0", "!1"."""
     if len(node) == 2:
-        value = facts[node[0]] != node[1]
-        if node[1]:
-            steps.append(f"!{bit(facts[node[0]])}={bit(value)}")
-        else:
-            steps.append(f"{node[0]}={bit(value)}")
-        return value
-    a, b = solve(node[1], facts, steps), solve(node[2], facts, steps)
-    value = OPS[node[0]](a, b)
-    steps.append(f"{bit(a)}{MARK[node[0]]}{bit(b)}={bit(value)}")
-    return value
+        return ("!" if node[1] else "") + bit(facts[node[0]])
+    return [node[0], filled(node[1], facts), filled(node[2], facts)]
+
+
+def written(node):
+    """Gaps keep every sign a token of its own."""
+    return node if isinstance(node, str) else f"( {written(node[1])} {MARK[node[0]]} {written(node[2])} )"
+
+
+def reduced(node):
+    """One round: negations first, then everything innermost."""
+    if isinstance(node, str):
+        return bit(node == "!0") if node.startswith("!") else node
+    left, right = node[1], node[2]
+    if left in ("0", "1") and right in ("0", "1"):
+        return bit(OPS[node[0]](left == "1", right == "1"))
+    return [node[0], reduced(left), reduced(right)]
+
+
+def solve(node, facts):
+    """(value, rounds as text)."""
+    now = filled(node, facts)
+    rounds = [written(now)]
+    while now not in ("0", "1"):
+        now = reduced(now)
+        rounds.append(written(now))
+    return now == "1", rounds
 
 
 def expression(rng, lang, operators):
     words = WORDS[lang]
     facts = {n: rng.random() < 0.5 for n in rng.sample(NAMES, min(6, max(2, operators + 1)))}
-    node, steps = tree(rng, facts, operators), []
-    value = solve(node, facts, steps)
+    node = tree(rng, facts, operators)
+    value, rounds = solve(node, facts)
     told = (" ".join(f"{n} is {words[v]}." for n, v in facts.items()) if lang == "en" else
             "".join(f"{n}为{words[v]}，" for n, v in facts.items())[:-1] + "。")
     text = show(node, words)
-    return Draft("expr", (told, text), {"f": told, "e": text}, words[value], " ".join(steps),
-                 " ".join(s for s in steps if s[1] in "&|^"), "text")
+    return Draft("expr", (told, text), {"f": told, "e": text}, words[value], "=".join(rounds),
+                 rounds[0], "text")
 
 
 def comparison(rng, lang):

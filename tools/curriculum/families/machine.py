@@ -17,17 +17,18 @@ STEP_WORDS = {"en": {"+": "add {n}", "-": "subtract {n}", "0": "reset to {n}"}, 
 def states(rng, lang, n_states, n_events, length):
     names, events = rng.sample(STATES, n_states), rng.sample(EVENTS, n_events)
     rules = {(s, e): rng.choice([t for t in names if t != s]) for s in names for e in events}
+    told = {s: f"{s}: " + ", ".join(f"{e}>{rules[s, e]}" for e in events) for s in names}
     at = start = rng.choice(names)
-    given, steps = [], []
+    given, steps, middle = [], [], []
     for _ in range(length):
         event = rng.choice(events)
-        steps.append(f"{at} {event}>{rules[at, event]}")
+        steps.append(f"{told[at]}|{event}>{rules[at, event]}")
         at = rules[at, event]
+        middle.append(at)
         given.append(event)
-    told = ", ".join(f"{s} {e}>{t}" for (s, e), t in rules.items())
     said = ", ".join(given) if lang == "en" else "、".join(given)
-    middle = [s.split(">")[1] for s in steps]
-    return Draft("states", (told, start, *given), {"r": told, "s": start, "e": said}, at, ";".join(steps),
+    text = "; ".join(told.values())
+    return Draft("states", (text, start, *given), {"r": text, "s": start, "e": said}, at, ";".join(steps),
                  " ".join(middle[1::2]), "text")
 
 

@@ -84,8 +84,9 @@ def of_device(rng, lang, lines, count):
     fields, rows, log = several(rng, lines, count)
     name, field = rng.choice(list(rows)), rng.choice(fields)
     value = rows[name][field]
+    row = " ".join(f"{k}={v}" for k, v in rows[name].items())
     return Draft("of", (name, field, log), {"log": log, "f": label(field, lang), "x": name}, str(value),
-                 f"{name} {field}={value}", name, "number")
+                 f"{name} {row};{field}={value}", f"{name} {row}", "number")
 
 
 def highest(rng, lang, lines, count):
@@ -98,8 +99,8 @@ def highest(rng, lang, lines, count):
     for name, row in rows.items():
         if best is None or row[field] > rows[best][field]:
             best = name
-        steps.append(f"{row[field]}>{rows[best][field]}")
-    return Draft("max", (field, log), {"log": log, "f": label(field, lang)}, best, f"{field}:{' '.join(steps)};{best}",
+        steps.append(f"{name} {row[field]}>{best} {rows[best][field]}")
+    return Draft("max", (field, log), {"log": log, "f": label(field, lang)}, best, f"{field}:{';'.join(steps)}",
                  str(rows[best][field]), "text")
 
 
@@ -111,7 +112,7 @@ def latest(rng, lang, lines):
     log = "\n".join(f"{stamp(rng, start + 2 * i, 1)} {n} {field}={v}" for i, (n, v) in enumerate(rows))
     mine = [v for n, v in rows if n == name]
     return Draft("last", (name, log), {"log": log, "f": label(field, lang), "x": name}, str(mine[-1]),
-                 f"{name}:{' '.join(map(str, mine))}>{mine[-1]}", str(len(mine)), "number")
+                 f"{name}: " + " ".join(f"{n}={v}" if n == name else f"{n}-" for n, v in rows), name, "number")
 
 
 def difference(rng, lang, lines, count):
@@ -130,9 +131,9 @@ def over(rng, lang, lines, count):
     values = [row[field] for row in rows.values()]
     n = max(1, sorted(values)[rng.randint(1, lines - 2)] - rng.randint(0, 3))
     seen, steps = 0, []
-    for v in values:
+    for name, v in zip(rows, values):
         seen += v > n
-        steps.append(f"{v}+{seen}" if v > n else f"{v}-")
+        steps.append(f"{name} {v}+{seen}" if v > n else f"{name} {v}-")
     return Draft("over", (field, n, log), {"log": log, "f": label(field, lang), "n": n}, str(seen),
                  f"{field}>{n}:{' '.join(steps)}", " ".join(str(v) for v in values), "number")
 

@@ -29,7 +29,8 @@ def steady(rng, lang, high, down):
 def geometric(rng, lang):
     factor, start = rng.randint(2, 4), rng.randint(1, 19)
     values = [start * factor ** i for i in range(5)]
-    return finish(lang, values, f"{values[1]}/{values[0]}={factor};{w.mul(values[-2], factor)}", f"*{factor}")
+    tries = " ".join(f"{start}*{k}={start * k}" for k in range(2, factor + 1))
+    return finish(lang, values, f"{values[0]}>{values[1]}:{tries};{w.mul(values[-2], factor)}", f"*{factor}")
 
 
 def alternating(rng, lang):
@@ -38,7 +39,8 @@ def alternating(rng, lang):
     for i in range(6):
         value += a if i % 2 == 0 else -b
         values.append(value)
-    return finish(lang, values, f"+{a} -{b} +{a} -{b} +{a};{w.sub(values[-2], b)}", f"+{a} -{b}")
+    full = f"{values[0]}+{a}={values[1]};{values[1]}-{b}={values[2]};+{a} -{b} +{a} -{b} +{a};{w.sub(values[-2], b)}"
+    return finish(lang, values, full, f"+{a} -{b}")
 
 
 def growing(rng, lang, big):

@@ -46,7 +46,7 @@ def dash(rng, n):
 def end(rng, n):
     words, first = rng.sample(WORDS, n), rng.random() < 0.5
     answer = words[0] if first else words[-1]
-    return finish("first" if first else "last", tuple(words), {"s": " ".join(words)}, answer, answer, "1" if first else "-1")
+    return finish("first" if first else "last", tuple(words), {"s": " ".join(words)}, answer, answer, answer)
 
 
 def replace(rng, n):
@@ -55,14 +55,15 @@ def replace(rng, n):
     at = rng.randrange(n)
     out = [new if i == at else w for i, w in enumerate(words)]
     return finish("replace", (*words, at, new), {"s": " ".join(words), "x": words[at], "y": new}, " ".join(out),
-                  f"{words[at]}>{new}", ">")
+                  f" {words[at]}> {new}: " + " ".join(f"{w}{'-' if i == at else '+'}" for i, w in enumerate(words)),
+                  f" {words[at]}> {new}")
 
 
 def drop(rng, n):
     words = rng.sample(WORDS, n)
     at = rng.randrange(n)
     return finish("drop", (*words, at), {"s": " ".join(words), "x": words[at]}, " ".join(words[:at] + words[at + 1:]),
-                  " ".join(f"{w}{'-' if i == at else '+'}" for i, w in enumerate(words)), "-")
+                  f" {words[at]}: " + " ".join(f"{w}{'-' if i == at else '+'}" for i, w in enumerate(words)), f" {words[at]}:")
 
 
 def flip(rng, n):
@@ -87,7 +88,7 @@ def count(rng, n):
     for c in text:
         seen += c == x
         steps.append(f"{c}{seen}" if c == x else f"{c}.")
-    return Draft("count", (text, x), {"s": "-".join(text), "x": x}, str(seen), " ".join(steps), "", "number")
+    return Draft("count", (text, x), {"s": "-".join(text), "x": x}, str(seen), f"{x}:" + " ".join(steps), x, "number")
 
 
 def initials(rng, n):

@@ -38,6 +38,22 @@ def build(rng, lang, rows, columns, low=2, high=99):
     return data, "\n".join("|" + "|".join(r) + "|" if bar else ",".join(r) for r in cells)
 
 
+def copied(data, x, text):
+    """The row of x as it stands in the table: copying from a key is what small models do best."""
+    mark = "|" if text.startswith("|") else ","
+    return mark.join([x, *map(str, data[x].values())])
+
+
+def walk(data, better, c):
+    """Row by row: its value, then the best row so far with its value."""
+    best, steps = None, []
+    for name, row in data.items():
+        if best is None or better(row[c], data[best][c]):
+            best = name
+        steps.append(f"{name} {row[c]}>{best} {data[best][c]}")
+    return ";".join(steps), best
+
+
 def flat(data):
     return tuple((g, *row.values()) for g, row in data.items())
 
@@ -47,7 +63,7 @@ def cell(rng, lang, rows, columns):
     x, c = rng.choice(list(data)), rng.choice(columns)
     value = data[x][c]
     return Draft("cell", (x, c, *flat(data)), {"t": text, "c": COLUMNS[lang][c], "x": x}, str(value),
-                 f"{x} {COLUMNS[lang][c]}={value}", x, "number")
+                 f"{copied(data, x, text)};{COLUMNS[lang][c]}={value}", copied(data, x, text), "number")
 
 
 def which(rng, lang, rows, columns):
@@ -59,7 +75,7 @@ def which(rng, lang, rows, columns):
     if values.count(n) > 1:
         return which(rng, lang, rows, columns)
     return Draft("which", (n, c, *flat(data)), {"t": text, "c": COLUMNS[lang][c], "n": n}, x,
-                 f"{COLUMNS[lang][c]}={n};{x}", f"{n}", "text")
+                 f"{n}:" + ";".join(f"{g} {row[c]}{'+' if row[c] == n else '-'}" for g, row in data.items()), f"{n}", "text")
 
 
 def extreme(rng, lang, rows, columns):
@@ -68,13 +84,9 @@ def extreme(rng, lang, rows, columns):
     values = [row[c] for row in data.values()]
     if len(set(values)) < rows:
         return extreme(rng, lang, rows, columns)
-    best, steps = None, []
-    for name, row in data.items():
-        if best is None or (row[c] > data[best][c]) == big:
-            best = name
-        steps.append(f"{row[c]}>{data[best][c]}")
+    full, best = walk(data, (lambda a, b: a > b) if big else (lambda a, b: a < b), c)
     return Draft("max" if big else "min", (c, *flat(data)), {"t": text, "c": COLUMNS[lang][c]}, best,
-                 f"{' '.join(steps)};{best}", f"{data[best][c]}", "text")
+                 full, f"{data[best][c]}", "text")
 
 
 def many(rng, lang, rows, columns):
@@ -124,11 +136,12 @@ def sum_over(rng, lang, rows):
 def draft(rng, d, lang):
     kind = rng.random()
     if d == 1:
-        return cell(rng, lang, rng.randint(2, 4), ["price"] if kind < 0.6 else ["price", "stock"])
+        return cell(rng, lang, rng.randint(2, 4), [rng.choice(["price", "stock", "sold"])])
     if d == 2:
-        return cell(rng, lang, 5, ["price", "stock", "sold"]) if kind < 0.5 else which(rng, lang, 3, ["price"])
+        return cell(rng, lang, rng.randint(3, 5), ["price", "stock"]) if kind < 0.6 else which(rng, lang, 3, ["price"])
     if d == 3:
-        return extreme(rng, lang, rng.randint(3, 4), ["price", "stock"]) if kind < 0.6 else which(rng, lang, 5, ["price", "stock", "sold"])
+        return (extreme(rng, lang, rng.randint(3, 4), ["price", "stock"]) if kind < 0.5 else
+                cell(rng, lang, rng.randint(5, 6), ["price", "stock", "sold"]) if kind < 0.75 else which(rng, lang, 5, ["price", "stock"]))
     if d == 4:
         return many(rng, lang, rng.randint(4, 7), ["price", "stock"]) if kind < 0.5 else column_sum(rng, lang, 4, ["price", "stock"])
     return worth(rng, lang, 3) if kind < 0.4 else sum_over(rng, lang, rng.randint(4, 6)) if kind < 0.8 else column_sum(rng, lang, 7, ["stock", "sold"])

@@ -1,0 +1,76 @@
+"""The demo models in whole ladders: real engines in real processes."""
+import os
+
+import pytest
+
+from ladder import model, until
+from test_failures import first_words, rest_of, running_worker
+
+needs_models = pytest.mark.skipif(not os.path.exists(model("edge.q8_0.gguf")), reason="models/ is not there")
+UP = {"policy": {"threshold": {"edge": 1.0, "region": 0.0}}}
+LONG = {"temperature": 1.5, "seed": 11, "max_tokens": 400, "logit_bias": {}}
+
+
+def engine(name, file, tier, **more):
+    return {"name": name, "type": "local", "tier": tier, "model_file": model(file), "threads": 1, "slots": 2, **more}
+
+
+def ladder_of_models(ladder):
+    region = ladder.region(backends=[])
+    workers = [ladder.worker(name, backends=[engine("engine", "region.q8_0.gguf", "region")]) for name in ("w1", "w2")]
+    edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge"), ladder.peer("region")], **UP)
+    edge.until_tiers("edge", "region")
+    until(lambda: region.get("/metrics")[1].count(b'type="worker"} 1') == 2, "both workers are there")
+    return edge, region, workers
+
+
+@needs_models
+def test_a_killed_worker_changes_not_one_token_at_any_temperature(ladder):
+    edge, region, workers = ladder_of_models(ladder)
+    ask = {"ignore_eos": True, **LONG}
+    undisturbed = edge.chat("Tell me about the weather.", stream=True, **ask)
+    assert undisturbed.done and undisturbed.finish == "length"
+    connection, response = edge.open_stream("Tell me about the weather.", **ask)
+    seen = b""
+    while seen.count(b"data: ") < 20:
+        seen += response.readline()
+    until(lambda: running_worker(region, workers), "a worker is at it").kill()
+    reply = rest_of(seen, response)
+    assert reply.done and (reply.text, reply.reasoning) == (undisturbed.text, undisturbed.reasoning)
+    rows = region.until_rows(2, "SELECT * FROM decisions WHERE node = 'region' ORDER BY at_ms")
+    assert rows[-1]["failed_over"] == 1
+
+
+@needs_models
+def test_the_same_seed_gives_the_same_text_and_another_one_another(ladder):
+    edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge")])
+    edge.until_tiers("edge")
+    ask = {"temperature": 1.0, "max_tokens": 60, "ignore_eos": True}
+    first, again, other = (edge.chat("Hello there", seed=s, **ask).text for s in (5, 5, 6))
+    assert first == again != other
+
+
+@needs_models
+def test_n_answers_stop_strings_and_logprobs(ladder):
+    edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge")])
+    edge.until_tiers("edge")
+    reply = edge.chat("Hello there", n=3, temperature=1.0, seed=1, max_tokens=20, logprobs=True, top_logprobs=2)
+    choices = reply.json["choices"]
+    assert [c["index"] for c in choices] == [0, 1, 2]
+    assert all(len(t["top_logprobs"]) == 2 and t["logprob"] <= 0 for c in choices for t in c["logprobs"]["content"])
+    text = edge.chat("Hello there", max_tokens=60, ignore_eos=True, temperature=0).text
+    if len(text) > 12:
+        stop = text[6:9]
+        assert edge.chat("Hello there", max_tokens=60, ignore_eos=True, temperature=0, stop=[stop]).text == text[:text.index(stop)]
+
+
+@needs_models
+def test_what_a_local_model_cannot_do_is_refused_by_name(ladder):
+    edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge")])
+    edge.until_tiers("edge")
+    tools = [{"type": "function", "function": {"name": "light", "parameters": {"type": "object"}}}]
+    reply = edge.chat("Light on", tools=tools)
+    assert reply.status == 400 and reply.error["message"]
+    long = edge.chat("word " * 200000)
+    assert long.status in (400, 413) and long.error["message"]
+    assert edge.chat("Hello").status == 200

@@ -1,0 +1,109 @@
+"""Policies that change while the node runs: set, undone, tried on a share of the traffic; shadow runs as labels."""
+import json
+import subprocess
+
+from ladder import RUNG, scripted, until
+from test_ladder import three_tiers
+
+STAY = {"policy": {"threshold": {"edge": 0.0}, "explore": 0}}
+
+
+def command(node, **body):
+    return node.post("/v1/rung/command", body)
+
+
+def policy(node):
+    return json.loads(node.get("/v1/rung/policy")[1])
+
+
+def two_tiers(ladder, **more):
+    return ladder.edge(backends=[scripted("small", "edge", "forty two"), scripted("big", "core", "Forty two.")],
+                       **{**STAY, **more})
+
+
+def test_a_policy_is_set_stored_and_undone(ladder):
+    edge = two_tiers(ladder)
+    assert edge.chat().text == "forty two"
+    reply = command(edge, action="set", policy={"threshold_edge": 1.0, "threshold_region": 1.0})
+    assert reply.status == 200 and reply.json["policy"]["threshold_edge"] == 1.0
+    assert edge.chat().text == "Forty two."
+    assert command(edge, action="undo").json["policy"]["threshold_edge"] == 0.0
+    assert edge.chat().text == "forty two"
+    versions = [r["version"] for r in edge.rows("SELECT version FROM policies ORDER BY version")]
+    assert versions == [1, 2, 3]
+    edge.stop()
+    edge.start()
+    assert policy(edge)["policy"]["threshold_edge"] == 0.0
+
+
+def test_a_wrong_command_says_what_is_wrong_and_changes_nothing(ladder):
+    edge = two_tiers(ladder)
+    before = policy(edge)
+    for body, names in (({"action": "set", "policy": {"treshold": 1}}, "policy"), ({"action": "go"}, "action"),
+                        ({"action": "set", "policy": {"threshold_edge": 9}}, "threshold_edge"),
+                        ({"action": "try", "policy": {}, "share": 2}, "share"), ({"action": "undo"}, "")):
+        reply = command(edge, **body)
+        assert reply.status == 400 and reply.error["message"] and (reply.error["param"] or "") == names
+    assert policy(edge) == before
+
+
+def test_an_experiment_takes_its_share_keeps_tenants_on_their_arm_and_can_be_promoted(ladder):
+    edge = two_tiers(ladder)
+    command(edge, action="try", policy={"threshold_edge": 1.0, "threshold_region": 1.0}, share=0.5, by="tenant")
+    arms = {}
+    for i in range(40):
+        first, again = edge.chat(user=f"user-{i}").text, edge.chat(user=f"user-{i}").text
+        assert first == again
+        arms[i] = first
+    assert 5 < sum(text == "Forty two." for text in arms.values()) < 35
+    rows = edge.until_rows(80)
+    assert {r["arm"] for r in rows} == {"A", "B"}
+    assert all((r["tier"] == "core") == (r["arm"] == "B") for r in rows)
+    promoted = command(edge, action="promote").json
+    assert "experiment" not in promoted and promoted["policy"]["threshold_edge"] == 1.0
+    assert {edge.chat(user=f"user-{i}").text for i in range(10)} == {"Forty two."}
+
+
+def test_shadow_runs_label_the_edges_answers_without_delaying_them(ladder):
+    edge = two_tiers(ladder, policy={"threshold": {"edge": 0.0}, "explore": 0, "shadow": 1.0})
+    for _ in range(3):
+        assert edge.chat().text == "forty two"
+    labels = edge.until_rows(3, "SELECT * FROM labels WHERE source = 'shadow'")
+    assert all(label["value"] == 1 for label in labels)
+    shadows = edge.until_rows(3, "SELECT * FROM decisions WHERE endpoint = 'shadow'")
+    assert all(row["tier"] == "core" for row in shadows)
+
+
+def test_shadow_runs_wait_for_a_higher_tier_and_private_prompts_make_none(ladder):
+    edge = three_tiers(ladder, {"policy": {"threshold": {"edge": 0.0}, "explore": 0, "shadow": 1.0}})
+    region = next(n for n in ladder.nodes if n.name == "region")
+    region.kill()
+    until(lambda: not edge.ready()["tiers"].get("region"), "the edge sees that the region is gone")
+    assert edge.chat().text == "said by edge"
+    assert edge.chat(headers={"x-rung-privacy": "device"}).text == "said by edge"
+    region.start()
+    labels = edge.until_rows(1, "SELECT * FROM labels WHERE source = 'shadow'")
+    assert len(labels) == 1 and labels[0]["value"] == 0
+
+
+def test_feedback_becomes_a_label_of_that_request(ladder):
+    edge = two_tiers(ladder)
+    reply = edge.chat()
+    said = edge.post("/v1/feedback", {"request_id": reply.json["id"], "right": False, "note": "it is 43"})
+    assert said.status == 200
+    label = edge.until_rows(1, "SELECT * FROM labels WHERE source = 'feedback'")[0]
+    assert label["value"] == 0 and label["request"] == edge.rows()[0]["request"]
+
+
+def test_the_commands_do_the_same(ladder):
+    edge = two_tiers(ladder)
+
+    def rung(*words):
+        return subprocess.run([RUNG, *words, "--socket", edge.socket], capture_output=True, text=True)
+    assert "threshold_edge" in rung("policy").stdout
+    done = rung("policy", "set", "threshold_edge=1", "threshold_region=1")
+    assert done.returncode == 0 and edge.chat().text == "Forty two."
+    assert rung("tune", "undo").returncode == 0 and edge.chat().text == "forty two"
+    wrong = rung("policy", "set", "treshold_edge=1")
+    assert wrong.returncode == 1 and "treshold_edge" in wrong.stderr
+    assert rung("policy", "go").returncode == 2
