@@ -136,6 +136,8 @@ static struct decision_entry *decision_copy(struct log_row *row, const struct lo
         entry->hop_count = hop_count;
         if (hop_count > 0) memcpy(entry->hops, hops, (size_t)hop_count * sizeof *hops);
     }
+    if (!entry) free(row->text);
+    row->text = NULL;
     if (!entry || !keep) {
         free(row->prompt);
         free(row->answer);
@@ -149,6 +151,7 @@ static void decision_free(struct decision_entry *entry)
 {
     free(entry->row.prompt);
     free(entry->row.answer);
+    free(entry->row.text);
     free(entry);
 }
 
@@ -288,6 +291,17 @@ const char *log_path(const struct decision_log *log)
 
 /* ---- one batch ---- */
 
+/* Once: a batch that is tried again finds it done. */
+static void measure_text(const struct decision_log *log, struct log_row *row)
+{
+    if (!row->text) return;
+    log_prompt_hash(log, row->about.text, row->about.text_len, row->prompt_hash);
+    if (row->wants_sketch) router_sketch(&row->about, log->key, row->sketch);
+    row->has_sketch = row->wants_sketch;
+    free(row->text);
+    row->text = NULL;
+}
+
 static int write_decision(struct store *store, const struct decision_entry *entry)
 {
     struct log_value values[DECISION_WIDTH], hops[HOPS_MAX][HOP_WIDTH];
@@ -332,7 +346,9 @@ static int write_task(struct decision_log *log, struct task *task)
 static int entry_write(struct decision_log *log, struct entry *entry)
 {
     switch (entry->kind) {
-    case ENTRY_DECISION: return write_decision(&log->store, (const struct decision_entry *)entry);
+    case ENTRY_DECISION:
+        measure_text(log, &((struct decision_entry *)entry)->row);
+        return write_decision(&log->store, (const struct decision_entry *)entry);
     case ENTRY_LABEL: return write_label(&log->store, (const struct label_entry *)entry);
     case ENTRY_TASK: return write_task(log, (struct task *)entry);
     case ENTRY_ACKNOWLEDGED: return store_set_shipped(&log->store, ((struct ship_entry *)entry)->last_id);
