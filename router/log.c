@@ -291,10 +291,9 @@ const char *log_path(const struct decision_log *log)
 
 /* ---- one batch ---- */
 
-/* Once: a batch that is tried again finds it done. */
 static void measure_text(const struct decision_log *log, struct log_row *row)
 {
-    if (!row->text) return;
+    if (!row->text) return; /* none, or a batch tried again */
     log_prompt_hash(log, row->about.text, row->about.text_len, row->prompt_hash);
     if (row->wants_sketch) router_sketch(&row->about, log->key, row->sketch);
     row->has_sketch = row->wants_sketch;
