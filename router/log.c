@@ -78,6 +78,8 @@ static struct decision_entry *decision_copy(struct log_row *row, const struct lo
         entry->hop_count = hop_count;
         if (hop_count > 0) memcpy(entry->hops, hops, (size_t)hop_count * sizeof *hops);
     }
+    if (!entry) free(row->text);
+    row->text = NULL;
     if (!entry || !keep) {
         free(row->prompt);
         free(row->answer);
@@ -91,6 +93,7 @@ void decision_free(struct decision_entry *entry)
 {
     free(entry->row.prompt);
     free(entry->row.answer);
+    free(entry->row.text);
     free(entry);
 }
 

@@ -13,6 +13,16 @@ enum { RETRY_MS = 50, RETRY_MS_MAX = 5000, REOPEN_AFTER = 4, TICK_MS = 60 * 1000
 
 /* ---- one batch ---- */
 
+static void measure_text(const struct decision_log *log, struct log_row *row)
+{
+    if (!row->text) return; /* none, or a batch tried again */
+    log_prompt_hash(log, row->about.text, row->about.text_len, row->prompt_hash);
+    if (row->wants_sketch) router_sketch(&row->about, log->key, row->sketch);
+    row->has_sketch = row->wants_sketch;
+    free(row->text);
+    row->text = NULL;
+}
+
 static int write_decision(struct store *store, const struct decision_entry *entry)
 {
     struct log_value values[DECISION_WIDTH], hops[HOPS_MAX][HOP_WIDTH];
@@ -57,7 +67,9 @@ static int write_task(struct decision_log *log, struct task *task)
 static int entry_write(struct decision_log *log, struct entry *entry)
 {
     switch (entry->kind) {
-    case ENTRY_DECISION: return write_decision(&log->store, (const struct decision_entry *)entry);
+    case ENTRY_DECISION:
+        measure_text(log, &((struct decision_entry *)entry)->row);
+        return write_decision(&log->store, (const struct decision_entry *)entry);
     case ENTRY_LABEL: return write_label(&log->store, (const struct label_entry *)entry);
     case ENTRY_TASK: return write_task(log, (struct task *)entry);
     case ENTRY_ACKNOWLEDGED: return store_set_shipped(&log->store, ((struct ship_entry *)entry)->last_id);
