@@ -234,8 +234,13 @@ static enum err_code add_probe(struct router *router, const struct train_rows *r
 {
     FILE *f = fopen(path, "r");
     if (!f) return err_set(e, ERR_IO, "cannot read %.150s: %s", path, strerror(errno));
-    enum err_code code = train_probe(router, rows, out_of_fold, f, path, e);
+    struct train_probe_report w;
+    enum err_code code = train_probe(router, rows, out_of_fold, f, path, &w, e);
     (void)fclose(f);
+    if (!code)
+        (void)printf("probe on %zu answers   AUC    Brier\n  text alone          %.4f  %.4f\n  and hidden state    %.4f  %.4f\n"
+                     "  and certainties     %.4f  %.4f\n",
+                     w.rows, w.text.auc, w.text.brier, w.prefill.auc, w.prefill.brier, w.joined.auc, w.joined.brier);
     return code;
 }
 

@@ -164,6 +164,8 @@ static enum err_code list_files(const char *folder, char ***names, int *count, s
         fine = fine && add_name(names, count, name);
     }
     json_decref(index);
+    (void)snprintf(path, sizeof path, "%s/model.safetensors", folder); /* the usual one, whatever lies beside it */
+    if (!*count && access(path, F_OK) == 0) fine = fine && add_name(names, count, "model.safetensors");
     DIR *dir = *count ? NULL : opendir(folder);
     if (!dir && !*count) return err_set(e, ERR_IO, "%s: cannot be read: %s", folder, strerror(errno));
     for (struct dirent *d; dir && (d = readdir(dir));)

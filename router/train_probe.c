@@ -79,22 +79,25 @@ static unsigned char fold_of(const char *text)
     return (unsigned char)((h >> 32) % TRAIN_FOLDS);
 }
 
-static enum err_code probe_add(struct probe_rows *p, const json_t *root, double text, const char *prompt,
-                               const char *where, struct err *e)
+static enum err_code probe_add(struct probe_rows *p, const json_t *root, const char *model, double text,
+                               const char *prompt, const char *where, struct err *e)
 {
     const json_t *hidden = json_object_get(root, "hidden"), *score = json_object_get(root, "score");
+    const json_t *tokens = json_object_get(root, "answer_tokens");
+    if (!score) score = json_object_get(json_object_get(root, "scores"), model);
+    if (!tokens) tokens = json_object_get(root, "tokens");
     size_t n = json_array_size(hidden);
     if (n == 0 || n > MODEL_PROBE_MAX || (p->width && n + 1 != p->width))
         return err_set_param(e, ERR_INVALID, "hidden", "%s: \"hidden\" wants 1 to %d numbers, as many in every row", where,
                              MODEL_PROBE_MAX);
     if (!json_is_number(score) || !(json_number_value(score) >= 0 && json_number_value(score) <= 1))
-        return err_set_param(e, ERR_INVALID, "score", "%s: \"score\" wants a number from 0 to 1", where);
+        return err_set_param(e, ERR_INVALID, "score", "%s: wants \"score\", or \"scores\": {\"%s\": …}, from 0 to 1", where, model);
     p->width = n + 1;
     if (p->count >= PROBE_ROWS_MAX || !probe_grow(p)) return err_set(e, ERR_MEMORY, "%s: out of memory", where);
     float *x = p->x + p->count * p->width;
     x[0] = (float)logit(text);
     for (size_t i = 0; i < n; i++) x[i + 1] = (float)json_number_value(json_array_get(hidden, i));
-    p->decoded[p->count] = json_integer_value(json_object_get(root, "tokens")) > 0;
+    p->decoded[p->count] = json_integer_value(tokens) > 0;
     for (int k = 0; k < MODEL_CERTAINTIES; k++) {
         const json_t *value = json_object_get(root, CERTAINTY_KEYS[k]);
         p->sure[p->count][k] = json_is_true(value) ? 1 : json_number_value(value);
@@ -146,7 +149,7 @@ static enum err_code probe_read(struct probe_rows *p, const struct router *r, co
         const char *prompt = json_string_value(json_object_get(root, "prompt"));
         if (!root) code = err_set(e, ERR_SYNTAX, "%s: not one JSON object of at most %d MiB", where, TRAIN_LINE_MAX >> 20);
         else if (!prompt) code = err_set_param(e, ERR_INVALID, "prompt", "%s: wants \"prompt\": text", where);
-        else code = probe_add(p, root, text_score(r, rows, out_of_fold, sorted, prompt), prompt, where, e);
+        else code = probe_add(p, root, r->info.names[0], text_score(r, rows, out_of_fold, sorted, prompt), prompt, where, e);
         json_decref(root);
     }
     free(sorted);
@@ -262,8 +265,9 @@ static void standardise(float *x, size_t rows, size_t width, double *mean, doubl
     }
 }
 
-/* Fits the prefill part; `state` (rows) gets the hidden state's share of each row's log-odds, unseen. */
-static bool fit_prefill(struct router *r, struct probe_rows *p, double *state)
+/* Fits the prefill part; from folds without the row, `state` (rows) gets the hidden state's share of its log-odds and
+ * `all` the whole. */
+static bool fit_prefill(struct router *r, struct probe_rows *p, double *state, double *all)
 {
     size_t n = p->width;
     double *mean = calloc(n, sizeof *mean), *unit = calloc(n, sizeof *unit), *w = calloc(n + 1, sizeof *w);
@@ -290,6 +294,7 @@ static bool fit_prefill(struct router *r, struct probe_rows *p, double *state)
         for (size_t i = 0; ok && fold < TRAIN_FOLDS && i < p->count; i++) {
             if (p->fold[i] != fold) continue;
             state[i] = 0;
+            all[i] = margin(&l, i);
             for (size_t k = 1; k < n; k++) state[i] += w[k] * ((double)p->x[i * n + k] + mean[k] * unit[k]);
         }
     }
@@ -345,24 +350,77 @@ static bool fit_joined(struct router *r, const struct probe_rows *p, const doubl
     return ok;
 }
 
+/* ---- what it is worth ---- */
+
+struct ranked {
+    double x, y;
+};
+static int by_x(const void *a, const void *b)
+{
+    const struct ranked *p = a, *q = b;
+    return (p->x > q->x) - (p->x < q->x);
+}
+
+/* Brier score and area under the ROC curve of log-odds, over the rows that decoded or over all. */
+static bool worth(struct train_probe_worth *w, const struct probe_rows *p, const double *odds)
+{
+    struct ranked *r = malloc(p->count * sizeof *r);
+    double right = 0, wrong = 0, area = 0;
+    if (!r) return false;
+    for (size_t i = 0; i < p->count; i++) {
+        r[i] = (struct ranked){odds[i], (double)p->y[i]};
+        double d = 1 / (1 + exp(-odds[i])) - r[i].y;
+        w->brier += d * d / (double)p->count;
+    }
+    qsort(r, p->count, sizeof *r, by_x);
+    for (size_t i = 0; i < p->count; i++) {
+        area += r[i].y * wrong;
+        right += r[i].y;
+        wrong += 1 - r[i].y;
+    }
+    w->auc = right > 0 && wrong > 0 ? area / (right * wrong) : 0.5;
+    free(r);
+    return true;
+}
+
+static void joined_odds(const struct router *r, const struct probe_rows *p, const double *text, const double *state,
+                        double *odds)
+{
+    const struct model_probe *m = &r->probe;
+    for (size_t i = 0; i < p->count; i++) {
+        if (!p->decoded[i]) continue; /* stays what prefill said */
+        odds[i] = (double)m->bias + (double)m->text * text[i] + (double)m->hidden * state[i];
+        for (int k = 0; k < MODEL_CERTAINTIES; k++)
+            odds[i] += (double)m->weight[k] * (p->sure[i][k] - (double)m->mean[k]);
+    }
+}
+
 enum err_code train_probe(struct router *r, const struct train_rows *rows, const double (*out_of_fold)[TIERS],
-                          FILE *file, const char *what, struct err *e)
+                          FILE *file, const char *what, struct train_probe_report *report, struct err *e)
 {
     struct probe_rows p = {0};
     enum err_code code = probe_read(&p, r, rows, out_of_fold, file, what, e);
-    double *text = NULL, *state = NULL;
+    double *text = NULL, *state = NULL, *all = NULL;
     if (!code) {
         free(r->probe_w);
         r->probe = (struct model_probe){0};
         r->probe_w = calloc(p.width, sizeof *r->probe_w);
         text = calloc(p.count, sizeof *text);
         state = calloc(p.count, sizeof *state);
+        all = calloc(p.count, sizeof *all);
         for (size_t i = 0; text && i < p.count; i++) text[i] = (double)p.x[i * p.width];
-        bool ok = r->probe_w && text && state && fit_prefill(r, &p, state) && fit_joined(r, &p, text, state);
+        *report = (struct train_probe_report){.rows = p.count};
+        bool ok = r->probe_w && text && state && all && worth(&report->text, &p, text) &&
+                  fit_prefill(r, &p, state, all) && worth(&report->prefill, &p, all) && fit_joined(r, &p, text, state);
+        if (ok) {
+            joined_odds(r, &p, text, state, all);
+            ok = worth(&report->joined, &p, all);
+        }
         if (!ok) code = err_set(e, ERR_MEMORY, "out of memory fitting the probe");
     }
     free(text);
     free(state);
+    free(all);
     probe_release(&p);
     return code;
 }

@@ -208,6 +208,8 @@ static enum err_code line_parse(struct train_rows *rows, const char *line, size_
 
 /* ---- several models for one tier ---- */
 
+static const double TASK_TOLD = 0.3; /* least mean of the best large model on a task that counts */
+
 /* Means of one member over the rows of each task; tasks are told apart by the first row that has them. */
 static void drop_accidents(struct train_rows *rows, const size_t *first, double *sum, double *count, int t)
 {
@@ -225,12 +227,13 @@ static void drop_accidents(struct train_rows *rows, const size_t *first, double 
         const double *s = sum + first[i] * TRAIN_MEMBERS, *c = count + first[i] * TRAIN_MEMBERS;
         for (size_t m = 0; m < members; m++)
             if (c[m] > 0 && s[m] / c[m] > best) best = s[m] / c[m];
+        bool told = t < rows->columns - 1 || best >= TASK_TOLD; /* else not even the largest models were understood */
         for (size_t m = 0; m < members; m++) {
             if (isnan(rows->row[i].member[t][m]) || s[m] / c[m] < best / 3) continue;
             total += (double)rows->row[i].member[t][m];
             kept++;
         }
-        rows->row[i].score[t] = kept > 0 ? (float)(total / kept) : NAN;
+        rows->row[i].score[t] = told && kept > 0 ? (float)(total / kept) : NAN;
     }
 }
 
