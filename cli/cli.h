@@ -35,6 +35,7 @@ int cmd_worker(int argc, char **argv);
 int cmd_router(int argc, char **argv);
 int cmd_route(int argc, char **argv);
 int cmd_policy(int argc, char **argv);
+int cmd_evidence(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_import(int argc, char **argv);

@@ -19,6 +19,7 @@ const struct cli_command CLI_COMMANDS[] = {
     {"route", "say where a prompt would go, without answering it", cmd_route},
     {"policy", "show or change the policy of a running node", cmd_policy},
     {"router", "fit and judge the classifier", cmd_router},
+    {"evidence", "what an edge model shows while it answers, for the router's probe", cmd_evidence},
     {"check", "tell what is wrong with a configuration file", cmd_check},
     {"config", "print every key of the configuration, or the values in force", cmd_config},
     {"keys", "make and show the keys by which nodes know each other", cmd_keys},

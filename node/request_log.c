@@ -22,13 +22,21 @@ static void word(char *out, size_t size, const char *text)
     (void)snprintf(out, size, "%s", text ? text : "");
 }
 
-static void fill_sketch(struct request *r, struct log_row *row)
+/* The text goes along with the row; the writer's thread makes hash and sketch of it. */
+static void fill_text(struct request *r, struct log_row *row)
 {
-    struct node *node = r->node;
-    log_prompt_hash(node->log, r->input.text ? r->input.text : "", r->input.text_len, row->prompt_hash);
-    if (r->submit->device_private || r->policy.private_default) return;
-    router_sketch(&r->input, node->key, row->sketch);
-    row->has_sketch = true;
+    const struct router_input *in = &r->input;
+    size_t context_len = in->context ? in->context_len : 0;
+    row->text = in->text ? malloc(in->text_len + context_len + 2) : NULL;
+    if (!row->text) return;
+    memcpy(row->text, in->text, in->text_len);
+    row->text[in->text_len] = 0;
+    if (context_len) memcpy(row->text + in->text_len + 1, in->context, context_len);
+    row->text[in->text_len + 1 + context_len] = 0;
+    row->about = *in;
+    row->about.text = row->text;
+    row->about.context = context_len ? row->text + in->text_len + 1 : NULL;
+    row->wants_sketch = !r->submit->device_private && !r->policy.private_default;
 }
 
 static char *answer_text(const struct request *r)
@@ -89,7 +97,7 @@ void request_log(struct request *r, enum err_code code, const char *error, const
     word(row.error, sizeof row.error, error);
     word(row.finish, sizeof row.finish, done && done->choices > 0 ? done->finish[0] : "");
     label_json(r, code);
-    fill_sketch(r, &row);
+    fill_text(r, &row);
     if (node->config->log_prompts && !s->device_private) {
         row.prompt = r->input.text ? strndup(r->input.text, r->input.text_len) : NULL;
         row.answer = answer_text(r);

@@ -87,6 +87,9 @@ int64_t store_bytes(const struct store *store);
 /* A read-only connection with the busy timeout set. The caller closes it. */
 ERR_CHECKED enum err_code store_open_reader(sqlite3 **out, const char *path, struct err *e);
 
+/* One row of `meta`; either of number and bytes may be NULL. */
+int store_meta_put(struct store *store, const char *name, const int64_t *number, const void *bytes, int len);
+
 /* The statement, compiled; NULL with last_code set when that failed. Reset after use. */
 sqlite3_stmt *store_statement(struct store *store, enum store_statement which);
 /* Step a statement that returns nothing, and reset it. */

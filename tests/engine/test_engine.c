@@ -98,7 +98,7 @@ static struct desk *desk_open(enum gguf_type type, struct engine_options options
     struct desk *d = calloc(1, sizeof *d);
     struct gguf_builder g = {0};
     struct err e = {0};
-    strcpy(d->path, "/tmp/rung-test-XXXXXX");
+    (void)snprintf(d->path, sizeof d->path, "/tmp/rung-test-XXXXXX");
     int fd = mkstemp(d->path);
     assert_true(fd >= 0);
     (void)close(fd);
