@@ -180,6 +180,7 @@ static void decided(struct request *r, const struct decision *d, bool from_below
         r->decision = *d;
         if (from_below) r->decision.reason = reason_from(r->submit->reason);
         r->reason = r->decision.reason;
+        if (r->reason == REASON_UNFAMILIAR) metrics_add(r->node->metrics, METRIC_UNFAMILIAR, 1);
     } else if (d->degraded || !r->escalated) {
         r->reason = d->degraded ? REASON_DEGRADED : REASON_UNAVAILABLE;
     }
