@@ -81,6 +81,7 @@ void request_log(struct request *r, enum err_code code, const char *error, const
         .failed_over = r->failed_over,
         .degraded = r->degraded,
         .device_private = s->device_private,
+        .from_below = s->tier != TIER_NONE, /* a node below has decided, and logs it too */
         .prompt_tokens = (int)r->prompt_tokens,
         .cached_tokens = (int)r->cached_tokens,
         .reasoning_tokens = (int)r->reasoning_tokens,
