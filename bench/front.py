@@ -1,6 +1,6 @@
 """Requests/s through the local socket, routed and logged, against nginx proxying the same answer; prints one table.
 
-    python3 bench/http.py [--seconds 5] [--rounds 3] [--nginx /usr/sbin/nginx]
+    python3 bench/front.py [--seconds 5] [--rounds 3] [--nginx /usr/sbin/nginx]
 
 Both are asked by the same load over 64 connections on the same machine, in turns, so that its noise falls on both. The answer
 is scripted: what is measured is everything around a model. nginx runs one worker that proxies to a second server of its
