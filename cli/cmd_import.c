@@ -33,7 +33,7 @@ static bool read_type(const char *name, int *type)
     } TYPES[] = {{"f32", GGUF_F32}, {"f16", GGUF_F16}, {"bf16", GGUF_BF16}};
     for (size_t i = 0; i < sizeof TYPES / sizeof TYPES[0]; i++)
         if (strcasecmp(name, TYPES[i].name) == 0) {
-            *type = TYPES[i].type;
+            *type = (int)TYPES[i].type;
             return true;
         }
     (void)fprintf(stderr, "rung import: --type %s: f32, f16 or bf16 would be right\n", name);

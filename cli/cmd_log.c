@@ -137,10 +137,10 @@ static const struct {
      "SELECT reason, tier, sum(requests) AS requests FROM hourly WHERE from_below = 0 AND hour_ms >= ?1 "
      "GROUP BY reason, tier ORDER BY requests DESC LIMIT 20"},
     {"latency", "How fast (ms; at most 9 % high)",
-     "WITH bucket AS (SELECT tier, 'ttft' AS measure, at_most_us, sum(ttft) AS n FROM hourly_latency "
-     "WHERE from_below = 0 AND hour_ms >= ?1 GROUP BY tier, at_most_us UNION ALL "
-     "SELECT tier, 'total', at_most_us, sum(total) FROM hourly_latency "
-     "WHERE from_below = 0 AND hour_ms >= ?1 GROUP BY tier, at_most_us), "
+     "WITH sums AS MATERIALIZED (SELECT tier, at_most_us, sum(ttft) AS ttft, sum(total) AS total "
+     "FROM hourly_latency WHERE from_below = 0 AND hour_ms >= ?1 GROUP BY tier, at_most_us), "
+     "bucket AS (SELECT tier, 'ttft' AS measure, at_most_us, ttft AS n FROM sums UNION ALL "
+     "SELECT tier, 'total', at_most_us, total FROM sums), "
      "spread AS (SELECT tier, measure, at_most_us, sum(n) OVER (PARTITION BY tier, measure) AS requests, "
      "sum(n) OVER (PARTITION BY tier, measure ORDER BY at_most_us) AS up_to FROM bucket WHERE n > 0) "
      "SELECT tier, measure, max(requests) AS requests, "

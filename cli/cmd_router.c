@@ -12,8 +12,9 @@
 #include <string.h>
 
 static const char HELP[] =
-    "usage: rung router train --data FILE.jsonl --tiers SMALL,LARGE | SMALL,MIDDLE,LARGE -o FILE [--general]\n"
-    "       rung router score --data FILE.jsonl --tiers A,B[,C] [--router FILE | --cross | --leave-task] [--json]\n"
+    "usage: rung router train --data FILE.jsonl --tiers SMALL,LARGE | SMALL,MIDDLE,LARGE -o FILE\n"
+    "                          [--probe FILE.jsonl] [--general] [--bits 8-17]\n"
+    "       rung router score --data FILE.jsonl --tiers A,B[,C] [--router FILE | --cross | --leave-task] [--tasks] [--json]\n"
     "       rung router info FILE\n"
     "\n"
     "Fits the classifier that tells, from a prompt's text alone, how likely each model is to answer it right.\n"
@@ -28,14 +29,22 @@ static const char HELP[] =
 
 struct arguments {
     const char *data, *tiers, *out, *router;
-    bool general, json, leave_task, cross;
-    const char *bits;
+    bool general, json, leave_task, cross, tasks;
+    const char *bits, *probe;
 };
 
 static int usage_error(const char *what, const char *word)
 {
     (void)fprintf(stderr, "rung router: %s '%s'; rung router --help shows how\n", what, word);
     return CLI_USAGE;
+}
+
+/* 0: not a number of bits a router may have. */
+static unsigned bits_of(const char *text)
+{
+    char *end;
+    unsigned long bits = strtoul(text, &end, 10);
+    return *end == '\0' && bits >= MODEL_BITS_MIN && bits <= MODEL_BITS_MAX ? (unsigned)bits : 0;
 }
 
 static int arguments_parse(struct arguments *a, int argc, char **argv)
@@ -47,7 +56,9 @@ static int arguments_parse(struct arguments *a, int argc, char **argv)
     } table[] = {
         {"--data", &a->data, NULL},     {"--tiers", &a->tiers, NULL},     {"-o", &a->out, NULL},
         {"--router", &a->router, NULL}, {"--general", NULL, &a->general}, {"--json", NULL, &a->json},
-        {"--bits", &a->bits, NULL},     {"--cross", NULL, &a->cross},     {"--leave-task", NULL, &a->leave_task},
+        {"--bits", &a->bits, NULL},     {"--probe", &a->probe, NULL},     {"--cross", NULL, &a->cross},     
+        {"--leave-task", NULL, &a->leave_task},
+        {"--tasks", NULL, &a->tasks},
     };
     for (int i = 0; i < argc; i++) {
         size_t k = 0, n = sizeof table / sizeof table[0];
@@ -58,6 +69,7 @@ static int arguments_parse(struct arguments *a, int argc, char **argv)
         else if (i + 1 == argc) return usage_error("wants a value after", argv[i]);
         else *table[k].value = argv[++i];
     }
+    if (a->bits && bits_of(a->bits) == 0) return usage_error("--bits wants a number from 8 to 17, not", a->bits);
     return CLI_OK;
 }
 
@@ -76,9 +88,14 @@ static enum err_code read_rows(struct train_rows *rows, const struct arguments *
 static struct train_options options_of(const struct arguments *a)
 {
     struct train_options o = {.general = a->general, .wall_ms = clock_wall_ms()};
-    if (a->bits) o.bits = (unsigned)strtoul(a->bits, NULL, 10);
+    if (a->bits) o.bits = bits_of(a->bits);
     return o;
 }
+
+struct task_rows {
+    const char *task;
+    size_t row;
+};
 
 static enum err_code score_by_file(const struct arguments *a, const struct train_rows *rows, double (*p)[TIERS],
                                    struct err *e)
@@ -150,6 +167,44 @@ static void print_report_json(const struct score_report *s, const struct train_r
     json_decref(root);
 }
 
+static int by_task(const void *a, const void *b)
+{
+    return strcmp(((const struct task_rows *)a)->task, ((const struct task_rows *)b)->task);
+}
+
+/* One line a task: what the scores are worth inside it. */
+static void print_tasks(const struct train_rows *rows, const double (*p)[TIERS])
+{
+    size_t n = rows->count;
+    struct task_rows *order = calloc(n + 1, sizeof *order);
+    float *block = malloc((n + 1) * 4 * sizeof *block);
+    if (order && block) {
+        for (size_t i = 0; i < n; i++) order[i] = (struct task_rows){rows->row[i].task, i};
+        qsort(order, n, sizeof *order, by_task);
+        (void)printf("\n%-28s %6s %7s %7s %7s %7s %7s\n", "task", "rows", "small", "large", "said", "said", "APGR");
+        for (size_t from = 0, to; from < n; from = to) {
+            double mean[4] = {0};
+            for (to = from; to < n && strcmp(order[to].task, order[from].task) == 0; to++) {
+                size_t at = order[to].row, k = to - from;
+                int last = rows->columns - 1;
+                block[k] = (float)(p[at][last] - p[at][0]);
+                block[n + k] = rows->row[at].score[0];
+                block[2 * n + k] = rows->row[at].score[last];
+                mean[0] += (double)block[n + k];
+                mean[1] += (double)block[2 * n + k];
+                mean[2] += p[at][0];
+                mean[3] += p[at][last];
+            }
+            double count = (double)(to - from);
+            (void)printf("%-28.28s %6zu %7.3f %7.3f %7.3f %7.3f %7.3f\n", order[from].task, to - from, mean[0] / count,
+                         mean[1] / count, mean[2] / count, mean[3] / count,
+                         score_apgr(block, block + n, block + 2 * n, to - from, block + 3 * n));
+        }
+    }
+    free(order);
+    free(block);
+}
+
 static int run_score(const struct arguments *a)
 {
     if (!a->data || !a->tiers) return usage_error("wants all of", "--data --tiers");
@@ -168,9 +223,25 @@ static int run_score(const struct arguments *a)
     if (code) (void)fprintf(stderr, "rung router score: %s\n", e.msg);
     else if (a->json) print_report_json(&report, &rows);
     else print_report(&report, &rows);
+    if (!code && !a->json && (a->tasks || a->leave_task)) print_tasks(&rows, (const double(*)[TIERS])p);
     free(p);
     train_rows_release(&rows);
     return code ? CLI_FAILED : CLI_OK;
+}
+
+static enum err_code add_probe(struct router *router, const struct train_rows *rows, const char *path,
+                               const double (*out_of_fold)[TIERS], struct err *e)
+{
+    FILE *f = fopen(path, "r");
+    if (!f) return err_set(e, ERR_IO, "cannot read %.150s: %s", path, strerror(errno));
+    struct train_probe_report w;
+    enum err_code code = train_probe(router, rows, out_of_fold, f, path, &w, e);
+    (void)fclose(f);
+    if (!code)
+        (void)printf("probe on %zu answers   AUC    Brier\n  text alone          %.4f  %.4f\n  and hidden state    %.4f  %.4f\n"
+                     "  and certainties     %.4f  %.4f\n",
+                     w.rows, w.text.auc, w.text.brier, w.prefill.auc, w.prefill.brier, w.joined.auc, w.joined.brier);
+    return code;
 }
 
 static int run_train(const struct arguments *a)
@@ -179,20 +250,36 @@ static int run_train(const struct arguments *a)
     struct err e = {0};
     struct train_rows rows;
     struct router *router = NULL;
+    double(*seen_not)[TIERS] = NULL; /* each row's scores from folds without it */
     int64_t began = clock_mono_ms();
     enum err_code code = read_rows(&rows, a, &e);
     if (!code) {
         struct train_options options = options_of(a);
-        code = train_router(&router, &rows, &options, NULL, &e);
+        seen_not = calloc(rows.count + 1, sizeof *seen_not);
+        code = seen_not ? train_router(&router, &rows, &options, seen_not, &e) : err_set(&e, ERR_MEMORY, "out of memory");
     }
+    if (!code && a->probe) code = add_probe(router, &rows, a->probe, (const double(*)[TIERS])seen_not, &e);
     if (!code) code = model_save(router, a->out, &e);
     if (code) (void)fprintf(stderr, "rung router train: %s\n", e.msg);
     else
         (void)printf("%s: fitted on %zu rows (%zu left out) in %.1f s, fingerprint %s\n", a->out, rows.count,
                      rows.skipped, (double)(clock_mono_ms() - began) / 1e3, router->info.fingerprint);
+    free(seen_not);
     router_free(router);
     train_rows_release(&rows);
     return code ? CLI_FAILED : CLI_OK;
+}
+
+/* What each setting of one threshold for edge and region gave on rows the fit had not seen. */
+static void print_dial(const struct router *router)
+{
+    if (router->probe_w) (void)printf("probe        %u numbers of hidden state\n", router->probe.embedding);
+    (void)printf("\nthreshold   right    edge  region    core\n");
+    for (int s = 0; s < MODEL_DIAL; s++) {
+        const struct model_dial *d = &router->dial[s];
+        (void)printf("%9.3f  %6.3f  %6.3f  %6.3f  %6.3f\n", (double)d->threshold[0], (double)d->accuracy,
+                     (double)d->share[TIER_EDGE], (double)d->share[TIER_REGION], (double)d->share[TIER_CORE]);
+    }
 }
 
 static int run_info(const struct arguments *a)
@@ -210,6 +297,7 @@ static int run_info(const struct arguments *a)
                  info.general ? "yes" : "no");
     for (int i = 0; i < info.tiers; i++)
         (void)printf("%-12s %s\n", tier_name(model_tier(info.tiers, i)), info.names[i]);
+    print_dial(router);
     router_free(router);
     return CLI_OK;
 }

@@ -1,5 +1,6 @@
 #include "cli/cli.h"
 #include "cli/client_options.h"
+#include "cli/policy.h"
 #include "cli/rows.h"
 
 #include "base/clock.h"
@@ -13,13 +14,15 @@
 
 static const char HELP[] =
     "usage: rung tune [--log FILE] [--since 7d] [--node NAME] [--loss 0.01] [--edge P] [--region P]\n"
-    "                 [--json] [--svg FILE]\n"
+    "                 [--json] [--svg FILE] [--apply [--socket PATH]]\n"
+    "       rung tune undo [--socket PATH]\n"
     "       rung tune arms [--log FILE] [--since 7d] [--json]\n"
     "\n"
     "Says what other thresholds would have got right, cost and taken, from the decisions in the log: replayed with\n"
     "importance weights and a model of each tier, with 95 % intervals, never run again. Shows the frontier of price\n"
     "and quality, today's point, and a proposal: the cheapest thresholds that are surely cheaper and surely lose no\n"
-    "more than --loss of quality. Nothing is changed.\n"
+    "more than --loss of quality. Nothing is changed but with --apply: then the running node is asked to store\n"
+    "the proposal as the next policy version and to switch to it; `undo` asks it to go back.\n"
     "\n"
     "`arms` compares the policies of an experiment as they ran: the intervals hold however often one looks, so an\n"
     "experiment may be stopped as soon as one of them leaves zero out.\n"
@@ -34,6 +37,7 @@ static const char HELP[] =
     "  --edge, --region P   judge these thresholds too (\"asked\", \"tried\")\n"
     "  --json          one object; its proposal.policy is a whole policy\n"
     "  --svg FILE      draw the frontier\n"
+    "  --apply         ask the node at --socket (see rung status --help) to take the proposal\n"
     "\n"
     "exit code: 0 done, 1 failed or refused, 2 used wrongly\n";
 
@@ -94,7 +98,7 @@ static void people_print(const struct tune *tune)
 
 /* ---- for programs ---- */
 
-static void json_real(const char *name, double value)
+static void real_print(const char *name, double value)
 {
     if (isfinite(value)) (void)printf("\"%s\": %.9g", name, value);
     else (void)printf("\"%s\": null", name);
@@ -103,17 +107,17 @@ static void json_real(const char *name, double value)
 static void json_value(const char *name, const struct replay_value *v)
 {
     (void)printf(", \"%s\": {", name);
-    json_real("value", v->value);
+    real_print("value", v->value);
     (void)printf(", ");
-    json_real("low", v->low);
+    real_print("low", v->low);
     (void)printf(", ");
-    json_real("high", v->high);
+    real_print("high", v->high);
     (void)printf(", ");
-    json_real("weighted", v->weighted);
+    real_print("weighted", v->weighted);
     (void)printf(", ");
-    json_real("weighted_low", v->weighted_low);
+    real_print("weighted_low", v->weighted_low);
     (void)printf(", ");
-    json_real("weighted_high", v->weighted_high);
+    real_print("weighted_high", v->weighted_high);
     (void)printf("}");
 }
 
@@ -213,11 +217,11 @@ static void arms_print(const struct arms *arms)
 static void change_json(const char *name, const struct arm_difference *d)
 {
     (void)printf(", \"%s\": {", name);
-    json_real("value", d->value);
+    real_print("value", d->value);
     (void)printf(", ");
-    json_real("low", d->low);
+    real_print("low", d->low);
     (void)printf(", ");
-    json_real("high", d->high);
+    real_print("high", d->high);
     (void)printf(", \"decided\": %s}", d->decided ? "true" : "false");
 }
 
@@ -229,11 +233,11 @@ static void arms_json(const struct arms *arms)
         (void)printf("%s{\"arm\": ", i ? ",\n " : "");
         rows_json_text(stdout, a->name, strlen(a->name));
         (void)printf(", \"requests\": %lld, \"labels\": %lld, ", (long long)a->requests, (long long)a->labels);
-        json_real("quality", a->quality.mean);
+        real_print("quality", a->quality.mean);
         (void)printf(", ");
-        json_real("price_usd", a->price_usd.mean);
+        real_print("price_usd", a->price_usd.mean);
         (void)printf(", ");
-        json_real("total_ms", a->total_ms.mean);
+        real_print("total_ms", a->total_ms.mean);
         if (i > 0) {
             change_json("quality_change", &a->quality_change);
             change_json("price_change", &a->price_change);
@@ -259,8 +263,21 @@ static int tune_arms(const char *path, int64_t since_wall_ms, bool json)
 
 struct words {
     const char *db, *since, *node, *loss, *edge, *region, *svg;
-    bool json, help, arms;
+    struct client_options where;
+    bool json, help, arms, apply;
 };
+
+static int apply(const struct tune *tune, const struct words *w)
+{
+    if (tune->proposal < 0) {
+        (void)fprintf(stderr, "rung tune: nothing to apply: %s\n", tune->verdict);
+        return CLI_FAILED;
+    }
+    const double *threshold = tune->points[tune->proposal].target.threshold;
+    json_t *command = json_pack("{s:s, s:s, s:{s:f, s:f}}", "action", "set", "source", "tune", "policy", "threshold_edge",
+                                threshold[TIER_EDGE], "threshold_region", threshold[TIER_REGION]);
+    return command ? policy_send("tune", &w->where, command, w->json) : CLI_FAILED;
+}
 
 static int tune(const struct words *w)
 {
@@ -284,8 +301,10 @@ static int tune(const struct words *w)
     else people_print(t);
     bool ok = (!w->svg || svg_write(t, w->svg)) && t->supported > 1;
     if (t->supported <= 1) (void)fprintf(stderr, "rung tune: %s\n", t->verdict);
+    int rc = ok ? CLI_OK : CLI_FAILED;
+    if (ok && w->apply) rc = apply(t, w);
     tune_free(t);
-    return ok ? CLI_OK : CLI_FAILED;
+    return rc;
 }
 
 int cmd_tune(int argc, char **argv)
@@ -295,6 +314,7 @@ int cmd_tune(int argc, char **argv)
                                          {"--node", &w.node, NULL}, {"--loss", &w.loss, NULL},
                                          {"--edge", &w.edge, NULL}, {"--region", &w.region, NULL},
                                          {"--svg", &w.svg, NULL}, {"--json", NULL, &w.json},
+                                         {"--socket", &w.where.socket, NULL}, {"--apply", NULL, &w.apply},
                                          {"--help", NULL, &w.help}, {"-h", NULL, &w.help}};
     int words = cli_options_read(argc, argv, options, sizeof options / sizeof options[0]);
     if (w.help) {
@@ -302,6 +322,8 @@ int cmd_tune(int argc, char **argv)
         return CLI_OK;
     }
     if (words < 0) return CLI_USAGE;
+    if (words == 1 && strcmp(argv[1], "undo") == 0)
+        return policy_send("tune", &w.where, json_pack("{s:s}", "action", "undo"), w.json);
     w.arms = words == 1 && strcmp(argv[1], "arms") == 0;
     if (words > 0 && !w.arms) {
         (void)fprintf(stderr, "rung tune: does not know '%s'; rung tune --help shows how\n", argv[1]);

@@ -122,7 +122,7 @@ static void decision_print(struct buf *out, sqlite3_stmt *st, const struct choic
     if (ood >= 0) (void)buf_addf(out, "  unlike the router's rows: %.3f\n", ood);
     if (probe >= 0) (void)buf_addf(out, "  after the model's own evidence: %.4f\n", probe);
     (void)buf_addf(out, "  policy %lld, arm %s, router %s, propensity %.4f%s\n", (long long)int_of(st, "policy"),
-                 text_of(st, "arm"), text_of(st, "router"), propensity, int_of(st, "explored") ? ", explored" : "");
+                 text_of(st, "arm"), text_of(st, "router")[0] ? text_of(st, "router") : "none", propensity, int_of(st, "explored") ? ", explored" : "");
     (void)buf_addf(out, "  answered by: %s (%s, model %s), %s; %s, HTTP %lld%s%s%s%s\n", text_of(st, "tier"),
                  text_of(st, "backend"), text_of(st, "model"), text_of(st, "reason"), text_of(st, "status"),
                  (long long)int_of(st, "http_status"), int_of(st, "escalated") ? ", escalated" : "",

@@ -229,6 +229,10 @@ static enum err_code window_key(struct import *im, struct err *e)
             return err_set(e, ERR_UNSUPPORTED, "config.json: layer %d is of type '%s', which %s does not have there", i,
                            type ? type : "", im->arch->name);
     }
+    const json_t *local = json_object_get(json_object_get(member(im, "rope_parameters"), "sliding_attention"), "rope_theta");
+    double base = local ? json_number_value(local) : number(im, "rope_local_base_freq", 10000);
+    if (every == 6 && base != 10000)
+        return err_set(e, ERR_UNSUPPORTED, "config.json: windowed layers rotate by base %g; GGUF readers take 10000", base);
     if (types && !every && windowed == 0) return ERR_OK;
     if (types && !every && windowed != im->layers)
         return err_set(e, ERR_UNSUPPORTED, "config.json: %d of %d layers see a window only; all or none is supported", windowed, im->layers);
@@ -484,8 +488,18 @@ static int64_t source_row(const struct import *im, const struct job *job, int64_
     return head * im->head_dim + (at % 2) * (im->head_dim / 2) + at / 2;
 }
 
+/* Whether a tensor's bytes may go into the file as they are. */
+static bool is_verbatim(const struct import *im, const struct job *job, const struct st_tensor *t)
+{
+    static const enum gguf_type SAME[] = {[ST_F32] = GGUF_F32, [ST_F16] = GGUF_F16, [ST_BF16] = GGUF_BF16};
+    bool changed = (job->change == NORM && im->arch->norm_plus_one) ||
+                   (im->arch->permute && (job->change == ROTARY_Q || job->change == ROTARY_K));
+    return !changed && SAME[t->type] == job->type;
+}
+
 static enum err_code write_one(struct import *im, const struct job *job, const struct st_tensor *t, struct err *e)
 {
+    if (is_verbatim(im, job, t)) return gguf_write_data(im->w, t->data, (size_t)t->elements * (t->type == ST_F32 ? 4 : 2), e);
     int64_t rows = t->shape[0], columns = rows > 0 ? t->elements / rows : 0;
     char *row = malloc((size_t)columns * 4 + 4);
     float plus = job->change == NORM && im->arch->norm_plus_one ? 1 : 0;

@@ -109,7 +109,7 @@ static enum err_code read_file(struct st_set *set, const char *path, struct err 
         return err_set(e, ERR_CORRUPT, "%s: its head claims %llu bytes; is it cut short?", path, (unsigned long long)head);
     json_t *json = json_loadb(bytes + 8, (size_t)head, JSON_REJECT_DUPLICATES, &where);
     if (!json_is_object(json)) {
-        json_decref(json);
+        json_decref(json); /* `where` is our own */
         return err_set(e, ERR_CORRUPT, "%s: its head is no JSON object: %s", path, where.text);
     }
     const char *name;
@@ -157,12 +157,15 @@ static enum err_code list_files(const char *folder, char ***names, int *count, s
     {
         const char *name = json_string_value(file);
         if (!name || !is_plain_name(name)) {
-            json_decref(index);
-            return err_set(e, ERR_CORRUPT, "%s: '%.60s' lies in no plain .safetensors file", path, tensor);
+            enum err_code code = err_set(e, ERR_CORRUPT, "%s: '%.60s' lies in no plain .safetensors file", path, tensor);
+            json_decref(index); /* owns the name in the error */
+            return code;
         }
         fine = fine && add_name(names, count, name);
     }
     json_decref(index);
+    (void)snprintf(path, sizeof path, "%s/model.safetensors", folder); /* the usual one, whatever lies beside it */
+    if (!*count && access(path, F_OK) == 0) fine = fine && add_name(names, count, "model.safetensors");
     DIR *dir = *count ? NULL : opendir(folder);
     if (!dir && !*count) return err_set(e, ERR_IO, "%s: cannot be read: %s", folder, strerror(errno));
     for (struct dirent *d; dir && (d = readdir(dir));)

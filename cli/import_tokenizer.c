@@ -94,6 +94,10 @@ static enum err_code read_added(struct vocabulary *v, const json_t *json, struct
         const char *content = json_string_value(json_object_get(token, "content"));
         const json_t *id = json_object_get(token, "id");
         if (code || !content || !*content || !json_is_integer(id)) continue;
+        if (json_integer_value(id) >= v->count) { /* some folders add tokens that the model has no row for */
+            (void)fprintf(stderr, "rung import: token '%.60s' is left out: the model has no row for it\n", content);
+            continue;
+        }
         bool unknown = strcmp(content, "<unk>") == 0;
         int kind = unknown ? UNKNOWN : json_is_true(json_object_get(token, "special")) ? CONTROL : USER;
         code = set_piece(v, json_integer_value(id), content, strlen(content), kind, e);

@@ -671,6 +671,12 @@ int64_t gguf_array_floats(const struct gguf *g, const char *name, float *out, in
     return (int64_t)k->count;
 }
 
+void gguf_drop_pages(const struct gguf *gguf)
+{
+    for (int i = 0; i < gguf->part_count; i++)
+        if (gguf->parts[i].mapped) (void)madvise((void *)(uintptr_t)gguf->parts[i].data, gguf->parts[i].len, MADV_DONTNEED);
+}
+
 int64_t gguf_file_bytes(const struct gguf *g)
 {
     int64_t sum = 0;

@@ -44,11 +44,14 @@ static uint64_t hash_bytes(uint64_t seed, const char *data, size_t len)
     return h ^ h >> 32;
 }
 
-static uint32_t *map_slot(const struct tokenizer *t, const char *raw, size_t len, bool literal)
+/* The slot of a text, or the free one where it would go. */
+static struct slot *map_slot(const struct tokenizer *t, uint64_t hash, const char *raw, size_t len, bool literal)
 {
-    uint32_t i = (uint32_t)(hash_bytes(t->seed, raw, len) + literal) & t->map.mask;
-    for (; t->map.slots[i]; i = (i + 1) & t->map.mask) {
-        const struct token *token = &t->tokens[t->map.slots[i] - 1];
+    uint32_t tag = (uint32_t)(hash >> 32);
+    uint32_t i = (uint32_t)hash & t->map.mask;
+    for (; t->map.slots[i].id; i = (i + 1) & t->map.mask) {
+        if (t->map.slots[i].tag != tag) continue;
+        const struct token *token = &t->tokens[t->map.slots[i].id - 1];
         if (token->raw_len == len && token->literal == literal && memcmp(t->text + token->raw_at, raw, len) == 0) break;
     }
     return &t->map.slots[i];
@@ -56,7 +59,8 @@ static uint32_t *map_slot(const struct tokenizer *t, const char *raw, size_t len
 
 int32_t tokenizer_lookup(const struct tokenizer *t, const char *raw, size_t len, bool literal)
 {
-    return len == 0 || len > t->piece_max ? -1 : (int32_t)*map_slot(t, raw, len, literal) - 1;
+    if (len == 0 || len > t->piece_max) return -1;
+    return (int32_t)map_slot(t, hash_bytes(t->seed, raw, len) + literal, raw, len, literal)->id - 1;
 }
 
 /* ---- the byte alphabet of BPE files ---- */
@@ -76,6 +80,10 @@ static size_t decode_piece(const char *piece, size_t len, char *out)
     size_t n = 0;
     for (size_t i = 0; i < len;) {
         int32_t code;
+        if (piece[i] > 0x20 && piece[i] < 0x7F) { /* nearly all of them */
+            out[n++] = piece[i++];
+            continue;
+        }
         i += utf8_next(piece + i, len - i, &code);
         int byte = code < 0 ? -1 : alphabet_byte(code);
         if (byte < 0) return SIZE_MAX;
@@ -97,6 +105,7 @@ static uint32_t pool_add(struct tokenizer *t, const char *data, size_t len)
 
 static void set_piece(struct tokenizer *t, struct token *token, struct gguf_string piece)
 {
+    token->splits = -1;
     token->at = pool_add(t, piece.data, piece.len);
     token->len = (uint32_t)piece.len;
     token->raw_at = token->at;
@@ -110,20 +119,36 @@ static void set_piece(struct tokenizer *t, struct token *token, struct gguf_stri
     t->text_len += n;
 }
 
-static void map_token(struct tokenizer *t, int32_t id)
+/* False: out of memory. */
+static bool map_grow(struct tokenizer *t)
 {
-    const struct token *token = &t->tokens[id];
-    if (token->raw_len == 0) return;
-    if (token->raw_len > t->piece_max) t->piece_max = token->raw_len;
-    uint32_t *slot = map_slot(t, t->text + token->raw_at, token->raw_len, token->literal);
-    if (!*slot) *slot = (uint32_t)id + 1; /* of two equal pieces the first counts */
+    struct token_map old = t->map;
+    uint32_t size = (old.mask + 1) * 2;
+    struct slot *slots = calloc(size, sizeof *slots);
+    if (!slots) return false;
+    t->map = (struct token_map){slots, size - 1};
+    for (uint32_t i = 0; i <= old.mask; i++) {
+        if (!old.slots[i].id) continue;
+        const struct token *token = &t->tokens[old.slots[i].id - 1];
+        const char *raw = t->text + token->raw_at;
+        *map_slot(t, hash_bytes(t->seed, raw, token->raw_len) + token->literal, raw, token->raw_len, token->literal) = old.slots[i];
+    }
+    free(old.slots);
+    return true;
 }
 
-static uint32_t table_size(uint64_t entries)
+/* Of two equal pieces the first counts. False: out of memory. */
+static bool map_token(struct tokenizer *t, int32_t id)
 {
-    uint32_t size = 64;
-    while (size < entries * 2) size *= 2;
-    return size;
+    const struct token *token = &t->tokens[id];
+    if (token->raw_len == 0 || token->raw_len > TOKEN_BYTES_MAX) return true;
+    if ((uint64_t)t->known * 2 > t->map.mask && !map_grow(t)) return false;
+    if (token->raw_len > t->piece_max) t->piece_max = token->raw_len;
+    const char *raw = t->text + token->raw_at;
+    uint64_t hash = hash_bytes(t->seed, raw, token->raw_len) + token->literal;
+    struct slot *slot = map_slot(t, hash, raw, token->raw_len, token->literal);
+    if (!slot->id) *slot = (struct slot){(uint32_t)id + 1, (uint32_t)(hash >> 32)};
+    return true;
 }
 
 static uint64_t bytes_of(const struct gguf_string *strings, int64_t count)
@@ -136,14 +161,16 @@ static uint64_t bytes_of(const struct gguf_string *strings, int64_t count)
 static enum err_code make_room(struct tokenizer *t, uint64_t piece_bytes, int64_t merges, uint64_t merge_bytes,
                                struct err *e)
 {
-    uint64_t text = piece_bytes * 2 + merge_bytes * 2 + 16, tokens = (uint64_t)t->count + (uint64_t)merges * 3;
+    uint64_t text = piece_bytes * 2 + merge_bytes + 16, tokens = (uint64_t)t->count + (uint64_t)merges;
     if (text > INT32_MAX) return err_set(e, ERR_CORRUPT, "the vocabulary has %llu bytes of text", (unsigned long long)text);
-    uint32_t slots = table_size(tokens);
+    uint32_t slots = 64;
+    while (slots < (uint64_t)t->count * 2 + 2) slots *= 2;
     t->text = malloc(text);
     t->tokens = calloc(tokens + 1, sizeof *t->tokens);
+    t->splits = malloc(((size_t)merges + 1) * sizeof *t->splits);
     t->map.slots = calloc(slots, sizeof *t->map.slots);
     t->map.mask = slots - 1;
-    if (!t->text || !t->tokens || !t->map.slots)
+    if (!t->text || !t->tokens || !t->splits || !t->map.slots)
         return err_set(e, ERR_MEMORY, "no memory for a vocabulary of %d tokens", t->count);
     return ERR_OK;
 }
@@ -175,51 +202,50 @@ out:
     return code;
 }
 
-/* The id of a text that merges speak of: a token's, or a new one past the vocabulary. */
-static int32_t intern(struct tokenizer *t, const char *raw, size_t len)
+/* The token that a merge makes: a vocabulary lists them mostly in the order of the merges, so that the one after the
+ * last is looked at first; a text that is no token gets an id past the vocabulary. -1: out of memory. */
+static int32_t merged_token(struct tokenizer *t, const char *raw, size_t len, int32_t guess)
 {
-    if (len <= t->piece_max) {
-        int32_t id = tokenizer_lookup(t, raw, len, false);
-        if (id >= 0) return id;
+    if (guess < t->count) {
+        const struct token *token = &t->tokens[guess];
+        if (token->raw_len == len && !token->literal && memcmp(t->text + token->raw_at, raw, len) == 0) return guess;
     }
-    int32_t id = t->known++;
+    int32_t id = tokenizer_lookup(t, raw, len, false);
+    if (id >= 0) return id;
+    id = t->known++;
     uint32_t at = pool_add(t, raw, len);
-    t->tokens[id] = (struct token){.at = at, .len = (uint32_t)len, .raw_at = at, .raw_len = (uint32_t)len};
-    map_token(t, id);
-    return id;
+    t->tokens[id] = (struct token){.at = at, .len = (uint32_t)len, .raw_at = at, .raw_len = (uint32_t)len, .splits = -1};
+    return map_token(t, id) ? id : -1;
 }
 
-struct merge *tokenizer_merge_slot(const struct tokenizer *t, int32_t left, int32_t right);
-
-static void read_merge(struct tokenizer *t, struct gguf_string line, int32_t rank, char *scratch)
+/* The list of a token's splits grows at its end: the first of two equal merges counts. */
+static void add_split(struct tokenizer *t, int32_t id, uint32_t left, int32_t rank)
 {
-    const char *space = line.len > 1 ? memchr(line.data + 1, ' ', line.len - 1) : NULL;
-    if (!space) return;
-    size_t a = (size_t)(space - line.data), b = line.len - a - 1;
-    size_t left = decode_piece(line.data, a, scratch);
-    size_t right = left == SIZE_MAX ? SIZE_MAX : decode_piece(space + 1, b, scratch + left);
-    if (left == SIZE_MAX || right == SIZE_MAX || left == 0 || right == 0) return; /* no text can hold it */
-    int32_t left_id = intern(t, scratch, left), right_id = intern(t, scratch + left, right);
-    struct merge *slot = tokenizer_merge_slot(t, left_id, right_id);
-    if (slot->left < 0) *slot = (struct merge){left_id, right_id, rank, intern(t, scratch, left + right)};
+    int32_t *place = &t->tokens[id].splits;
+    while (*place >= 0) {
+        if (t->splits[*place].left == left) return;
+        place = &t->splits[*place].next;
+    }
+    *place = t->split_count;
+    t->splits[t->split_count++] = (struct merge_split){left, rank, -1};
 }
 
 static enum err_code read_merges(struct tokenizer *t, const struct gguf_string *lines, int64_t count, struct err *e)
 {
-    uint32_t size = table_size((uint64_t)count);
-    size_t longest = 0;
-    for (int64_t i = 0; i < count; i++)
-        if (lines[i].len > longest) longest = lines[i].len;
-    t->merges = malloc(size * sizeof *t->merges);
-    char *scratch = malloc(longest + 1);
-    if (!t->merges || !scratch) {
-        free(scratch);
-        return err_set(e, ERR_MEMORY, "no memory for %lld merges", (long long)count);
+    char scratch[TOKEN_BYTES_MAX * 2]; /* a character of the alphabet has two bytes at most */
+    int32_t last = 255;
+    for (int64_t i = 0; i < count; i++) {
+        const struct gguf_string *line = &lines[i];
+        const char *space = line->len > 1 && line->len <= sizeof scratch ? memchr(line->data + 1, ' ', line->len - 1) : NULL;
+        if (!space) continue;
+        size_t a = (size_t)(space - line->data), left = decode_piece(line->data, a, scratch);
+        size_t right = left == SIZE_MAX ? SIZE_MAX : decode_piece(space + 1, line->len - a - 1, scratch + left);
+        if (left == SIZE_MAX || right == SIZE_MAX || left == 0 || right == 0) continue; /* no text can hold it */
+        if (left + right > TOKEN_BYTES_MAX) continue;
+        if ((last = merged_token(t, scratch, left + right, last + 1)) < 0)
+            return err_set(e, ERR_MEMORY, "no memory for %lld merges", (long long)count);
+        add_split(t, last, (uint32_t)left, (int32_t)i);
     }
-    t->merge_mask = size - 1;
-    memset(t->merges, 0xFF, size * sizeof *t->merges);
-    for (int64_t i = 0; i < count; i++) read_merge(t, lines[i], (int32_t)i, scratch);
-    free(scratch);
     return ERR_OK;
 }
 
@@ -246,7 +272,7 @@ static enum err_code read_vocabulary(struct tokenizer *t, const struct gguf *ggu
     if ((code = make_room(t, bytes_of(strings, count), merges, bytes_of(lines, merges), e))) goto out;
     for (int i = 0; i < t->count; i++) {
         set_piece(t, &t->tokens[i], strings[i]);
-        map_token(t, i);
+        (void)map_token(t, i); /* the map has room for all of them */
     }
     if ((code = read_kinds(t, gguf, e))) goto out;
     if (!t->spm) code = read_merges(t, lines, merges, e);
@@ -423,7 +449,7 @@ void tokenizer_close(struct tokenizer *t)
     free(t->tokens);
     free(t->text);
     free(t->map.slots);
-    free(t->merges);
+    free(t->splits);
     free(t->specials);
     free(t);
 }

@@ -5,31 +5,19 @@
 
 /* Byte-level BPE: cut by the pre-tokenizer, then in each piece merge bytes by the rank of the file's merge list. */
 
-static uint64_t pair_hash(const struct tokenizer *t, int32_t left, int32_t right)
-{
-    uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) ^ t->seed;
-    h = (h ^ h >> 31) * 0x9E3779B97F4A7C15U;
-    h = (h ^ h >> 29) * 0xBF58476D1CE4E5B9U;
-    return h ^ h >> 32;
-}
-
-struct merge *tokenizer_merge_slot(const struct tokenizer *t, int32_t left, int32_t right)
-{
-    uint32_t i = (uint32_t)pair_hash(t, left, right) & t->merge_mask;
-    while (t->merges[i].left >= 0 && (t->merges[i].left != left || t->merges[i].right != right))
-        i = (i + 1) & t->merge_mask;
-    return &t->merges[i];
-}
-
 static bool join(const struct joiner *j, const struct symbol *left, const struct symbol *right, uint32_t *rank,
                  int32_t *id)
 {
-    if (left->id < 0 || right->id < 0) return false;
-    const struct merge *m = tokenizer_merge_slot(j->t, left->id, right->id);
-    if (m->left < 0) return false;
-    *rank = (uint32_t)m->rank;
-    *id = m->merged;
-    return true;
+    *id = tokenizer_lookup(j->t, j->text + left->at, (size_t)left->len + right->len, false);
+    if (*id < 0) return false;
+    const struct merge_split *s = NULL;
+    for (int32_t i = j->t->tokens[*id].splits; i >= 0; i = s->next) {
+        s = &j->t->splits[i];
+        if (s->left != left->len) continue;
+        *rank = (uint32_t)s->rank;
+        return true;
+    }
+    return false;
 }
 
 static void emit_bytes(const struct tokenizer *t, const char *text, uint32_t len, struct ids *out)

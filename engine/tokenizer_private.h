@@ -5,6 +5,9 @@
 #include "engine/tokenizer.h"
 #include "engine/tokenizer_split.h"
 
+/* A longer piece is never looked for, which bounds the work of one look-up (published ones have 512 at most). */
+enum { TOKEN_BYTES_MAX = 1024 };
+
 enum token_kind { /* as tokenizer.ggml.token_type numbers them */
     TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE
 };
@@ -12,22 +15,27 @@ enum token_kind { /* as tokenizer.ggml.token_type numbers them */
 struct token {
     uint32_t at, len;         /* the piece as the file writes it, in tokenizer.text */
     uint32_t raw_at, raw_len; /* what it stands for in a text: bytes for BPE, with U+2581 for SPM */
-    float score;
+    float score;     /* SPM */
+    int32_t splits;  /* BPE: the first in tokenizer.splits that makes it; -1: none */
     uint8_t kind;    /* enum token_kind */
     bool literal;    /* BPE: the piece is not in the byte alphabet, and stands for itself */
     bool end;        /* ends a generation */
     bool eats_space; /* white space after it belongs to it (phi-3) */
 };
 
-/* Text → token, open addressing; slots hold id + 1, 0 is free. */
+/* Text → token, open addressing, at most half full. The tag saves most looks at the token. */
 struct token_map {
-    uint32_t *slots;
+    struct slot {
+        uint32_t id, tag; /* id + 1, 0 is free; other bits of the hash */
+    } *slots;
     uint32_t mask;
 };
 
-struct merge {
-    int32_t left, right;  /* left -1: a free slot */
-    int32_t rank, merged;
+/* A merge: a token's text is the joint of its first `left` bytes and the rest. Since a pair is known by its joint and
+ * where it was joined, a merge needs no look-up of its parts. */
+struct merge_split {
+    uint32_t left;
+    int32_t rank, next; /* another way to make the same text; -1: none */
 };
 
 struct tokenizer {
@@ -35,15 +43,14 @@ struct tokenizer {
     const struct split *split; /* BPE */
     struct token *tokens;      /* (known): the vocabulary, then texts that only merges know */
     int count, known;
-    int tokens_cap;
     char *text; /* every token's bytes */
-    size_t text_len, text_cap;
+    size_t text_len;
     struct token_map map; /* by raw bytes (and literal) */
     uint64_t seed;        /* of the hashes: a file cannot choose its collisions */
-    struct merge *merges; /* BPE: (merge_mask + 1) by (left, right) */
-    uint32_t merge_mask;
+    struct merge_split *splits; /* BPE: (split_count), in the order of rank */
+    int split_count;
     int32_t bytes[256];  /* the token of one byte, or -1 */
-    uint32_t piece_max;  /* longest raw text */
+    uint32_t piece_max;  /* longest raw text that is looked for, at most TOKEN_BYTES_MAX */
     int32_t *specials;   /* (special_count) control, user-defined and unknown tokens by their text */
     int special_count;
     int special_first[257]; /* where each first byte starts in specials */

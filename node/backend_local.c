@@ -1,6 +1,7 @@
 /* The engine in this process as a backend. The engine calls back on its own thread; each event is copied and posted to
  * the loop, where the rest happens. The model is read on a thread of its own, so that a node is up before it. Prompts of
  * more than PREPARE_INLINE bytes are rendered and tokenized off the loop. */
+#include "node/local_prompt.h"
 #include "node/node.h"
 
 #include "base/clock.h"
@@ -13,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PREPARE_INLINE = 64 << 10, PROMPT_BYTES_MAX = 32 << 20,
+enum { PREPARE_INLINE = 64 << 10,
        FIRST_TOKEN_MS = 60000, STALL_MS = 20000 /* an engine that says nothing for so long hangs */ };
 
 struct local {
@@ -293,40 +294,6 @@ static void on_event(void *ctx, void *arg)
     maybe_free(local);
 }
 
-/* ---- a prompt as tokens ---- */
-
-struct prompt {
-    struct local *local;
-    uint64_t call;
-    struct buf text;        /* the rendered prompt, without any prefix */
-    struct engine_message *messages;
-    int message_count;
-    char *raw;              /* of a completion */
-    struct msg_submit submit; /* its own copies below, when prepared off the loop */
-    struct arena arena;
-    char *tools;            /* JSON */
-    int32_t *tokens;
-    int count;
-    enum err_code code;
-    struct err error;
-};
-
-static enum err_code prompt_render(struct prompt *p)
-{
-    const struct engine *engine = p->local->engine;
-    if (p->raw) return buf_adds(&p->text, p->raw);
-    return engine_render_chat(engine, p->messages, p->message_count, p->tools, true, &p->text, &p->error);
-}
-
-static void prompt_make(struct prompt *p)
-{
-    p->code = prompt_render(p);
-    if (p->code != ERR_OK) return;
-    /* A template writes BOS itself where the model wants one in a chat. */
-    int flags = ENGINE_TOKENIZE_SPECIAL | (p->raw ? ENGINE_TOKENIZE_ADD : 0);
-    p->code = engine_tokenize(p->local->engine, p->text.data, p->text.len, flags, &p->tokens, &p->count, &p->error);
-}
-
 static bool ends_thinking(const struct local *local, const int32_t *tokens, int count)
 {
     for (int i = count - 1; i >= 0 && i > count - 16; i--) {
@@ -336,50 +303,7 @@ static bool ends_thinking(const struct local *local, const int32_t *tokens, int 
     return false;
 }
 
-/* Going on from another model's text: the prompt, then that text as this model would have said it. */
-static enum err_code text_prefix(struct prompt *p, const struct msg_prefix *prefix, int32_t **tokens, int *count)
-{
-    struct buf text = BUF_INIT(PROMPT_BYTES_MAX);
-    if (prefix->reasoning && prefix->reasoning[0]) {
-        buf_addf(&text, "<think>%s", prefix->reasoning);
-        if (prefix->content && prefix->content[0]) buf_adds(&text, "</think>");
-    }
-    if (prefix->content) buf_adds(&text, prefix->content);
-    enum err_code code = buf_ok(&text) ? ERR_OK : text.failed;
-    if (code == ERR_OK) code = engine_tokenize(p->local->engine, text.data, text.len, ENGINE_TOKENIZE_SPECIAL, tokens, count, &p->error);
-    buf_release(&text);
-    return code;
-}
-
 /* ---- submitting ---- */
-
-static void fill_request(const struct msg_submit *s, struct engine_request *r, struct engine_bias *bias)
-{
-    const struct msg_params *p = &s->params;
-    uint32_t given = p->given;
-    *r = (struct engine_request){
-        .max_tokens = given & PARAM_MAX_TOKENS ? (int)p->max_tokens : 0,
-        .sampling = {
-            .temperature = given & PARAM_TEMPERATURE ? (float)p->temperature : 0.0f,
-            .top_p = given & PARAM_TOP_P ? (float)p->top_p : 1.0f,
-            .min_p = given & PARAM_MIN_P ? (float)p->min_p : 0.0f,
-            .typical_p = given & PARAM_TYPICAL_P ? (float)p->typical_p : 1.0f,
-            .top_k = given & PARAM_TOP_K ? (int)p->top_k : 0,
-            .repeat_penalty = given & PARAM_REPEAT_PENALTY ? (float)p->repeat_penalty : 1.0f,
-            .presence_penalty = given & PARAM_PRESENCE ? (float)p->presence_penalty : 0.0f,
-            .frequency_penalty = given & PARAM_FREQUENCY ? (float)p->frequency_penalty : 0.0f,
-            .seed = p->seed,
-            .bias = bias,
-            .bias_count = p->bias_count,
-        },
-        .stop = p->stop,
-        .stop_count = p->stop_count,
-        .ignore_eos = p->ignore_eos,
-        .top_logprobs = p->logprobs ? (int)p->top_logprobs : 0,
-    };
-    for (int i = 0; i < p->bias_count; i++) bias[i] = (struct engine_bias){p->bias[i].id, (float)p->bias[i].bias};
-    for (const char *c = s->tenant; c && *c; c++) r->user = r->user * 131 + (unsigned char)*c;
-}
 
 static enum err_code submit_choice(struct local_call *call, int index, struct prompt *p, const struct msg_submit *s,
                                    struct engine_request *r, struct err *e)
@@ -401,7 +325,7 @@ static enum err_code submit_choice(struct local_call *call, int index, struct pr
         r->prefix = prefix->tokens;
         r->prefix_count = prefix->token_count;
     } else if (prefix && ((prefix->content && prefix->content[0]) || (prefix->reasoning && prefix->reasoning[0]))) {
-        code = text_prefix(p, prefix, &text_tokens, &text_count);
+        code = prompt_text_prefix(p, prefix, &text_tokens, &text_count);
         if (code != ERR_OK) return err_set(e, code, "%s", p->error.msg);
         joined = malloc((size_t)(p->count + text_count) * sizeof *joined);
         if (joined) {
@@ -436,89 +360,11 @@ static enum err_code submit_all(struct local_call *call, struct prompt *p, const
 {
     struct engine_bias bias[MSG_BIAS_MAX];
     struct engine_request r;
-    fill_request(s, &r, bias);
+    prompt_request(s, &r, bias);
     enum err_code code = ERR_OK;
     for (int i = 0; i < call->choice_count && code == ERR_OK; i++) code = submit_choice(call, i, p, s, &r, e);
     if (code == ERR_OK && call->running == 0) return err_set(e, ERR_INVALID, "every choice had ended already");
     return code;
-}
-
-static void prompt_free(struct prompt *p)
-{
-    buf_release(&p->text);
-    free(p->tokens);
-    free(p->messages);
-    arena_release(&p->arena);
-    free(p);
-}
-
-/* Points into the submit (inline) or copies of it (off the loop). */
-static struct prompt *prompt_new(struct local *local, const struct msg_submit *s)
-{
-    struct prompt *p = calloc(1, sizeof *p);
-    if (!p) return NULL;
-    buf_init(&p->text, PROMPT_BYTES_MAX);
-    arena_init(&p->arena, (size_t)MSG_BYTES_MAX * 2);
-    p->local = local;
-    p->raw = (char *)(uintptr_t)s->prompt;
-    p->message_count = s->message_count;
-    p->messages = calloc((size_t)s->message_count + 1, sizeof *p->messages);
-    if (!p->messages) {
-        prompt_free(p);
-        return NULL;
-    }
-    for (int i = 0; i < s->message_count; i++) {
-        const struct msg_message *m = &s->messages[i];
-        p->messages[i] = (struct engine_message){.role = m->role, .content = m->content ? m->content : "", .reasoning = m->reasoning,
-                                                 .name = m->name, .tool_call_id = m->tool_call_id};
-    }
-    return p;
-}
-
-static size_t prompt_bytes(const struct msg_submit *s)
-{
-    size_t bytes = s->prompt ? strlen(s->prompt) : 0;
-    for (int i = 0; i < s->message_count; i++) bytes += s->messages[i].content ? strlen(s->messages[i].content) : 0;
-    return bytes;
-}
-
-static bool prompt_own(struct prompt *p, const struct msg_submit *s)
-{
-    struct arena *a = &p->arena;
-    bool ok = true;
-    p->raw = arena_strdup(a, s->prompt);
-    ok &= !s->prompt || p->raw;
-    for (int i = 0; i < p->message_count; i++) {
-        struct engine_message *m = &p->messages[i];
-        const char **fields[] = {&m->role, &m->content, &m->reasoning, &m->name, &m->tool_call_id};
-        for (size_t k = 0; k < sizeof fields / sizeof fields[0]; k++) {
-            if (!*fields[k]) continue;
-            *fields[k] = arena_strdup(a, *fields[k]);
-            ok &= *fields[k] != NULL;
-        }
-    }
-    /* What submit_all() needs of the request, without its strings but the stops and prefixes. */
-    p->submit = *s;
-    p->submit.tenant = arena_strdup(a, s->tenant);
-    p->submit.prefix_identity = arena_strdup(a, s->prefix_identity);
-    const char **stops = arena_array(a, (size_t)s->params.stop_count + 1, sizeof *stops);
-    struct msg_bias *bias = arena_array(a, (size_t)s->params.bias_count + 1, sizeof *bias);
-    struct msg_prefix *prefixes = arena_array(a, (size_t)s->prefix_count + 1, sizeof *prefixes);
-    if (!ok || !stops || !bias || !prefixes) return false;
-    for (int i = 0; i < s->params.stop_count; i++) stops[i] = arena_strdup(a, s->params.stop[i]);
-    if (s->params.bias_count) memcpy(bias, s->params.bias, (size_t)s->params.bias_count * sizeof *bias);
-    for (int i = 0; i < s->prefix_count; i++) {
-        prefixes[i] = s->prefixes[i];
-        size_t size = (size_t)s->prefixes[i].token_count * sizeof(int32_t);
-        prefixes[i].tokens = size ? (const int32_t *)(const void *)arena_memdup(a, s->prefixes[i].tokens, size) : NULL;
-        prefixes[i].content = arena_strdup(a, s->prefixes[i].content);
-        prefixes[i].reasoning = arena_strdup(a, s->prefixes[i].reasoning);
-        if (size && !prefixes[i].tokens) return false;
-    }
-    p->submit.params.stop = stops;
-    p->submit.params.bias = bias;
-    p->submit.prefixes = prefixes;
-    return true;
 }
 
 static void on_prepared(void *ctx, void *arg)
@@ -540,7 +386,7 @@ static void on_prepared(void *ctx, void *arg)
 static void *prepare_thread(void *arg)
 {
     struct prompt *p = arg;
-    struct local *local = p->local;
+    struct local *local = p->owner;
     prompt_make(p);
     atomic_fetch_sub(&local->preparing, 1);
     while (!loop_post(local->node->loop, on_prepared, local, p)) (void)usleep(1000);
@@ -577,7 +423,7 @@ static enum err_code local_submit(struct backend *backend, uint64_t id, const st
     enum err_code code = refuse(local, submit, e);
     if (code != ERR_OK) return code;
     struct local_call *call = calloc(1, sizeof *call);
-    struct prompt *p = prompt_new(local, submit);
+    struct prompt *p = prompt_new(local->engine, submit);
     if (!call || !p) {
         free(call);
         if (p) prompt_free(p);
@@ -585,6 +431,7 @@ static enum err_code local_submit(struct backend *backend, uint64_t id, const st
     }
     call->local = local;
     call->id = p->call = id;
+    p->owner = local;
     call->sink = *sink;
     call->submit.params.logprobs = submit->params.logprobs;
     call->start_us = clock_mono_us();

@@ -152,7 +152,7 @@ static enum err_code bind_tcp(struct http_listen *out, const struct addrinfo *in
     if (getnameinfo((struct sockaddr *)&bound, len, out->bound, sizeof out->bound, port, sizeof port,
                     NI_NUMERICHOST | NI_NUMERICSERV) != 0)
         return err_set(e, ERR_IO, "http.tcp.listen %s: its address cannot be told", text);
-    out->port = atoi(port);
+    out->port = (int)strtol(port, NULL, 10);
     return ERR_OK;
 }
 

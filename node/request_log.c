@@ -6,13 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What core alone would have cost: the same prompt, and as many tokens as core has needed on average here; until core
- * has been heard, as many as were needed now, which is rather too few. */
+/* Where the running mean of core's tokens for prompts as easy as this one is kept. */
+double *request_core_tokens(const struct request *r)
+{
+    double p = r->scores.p[TIER_EDGE];
+    int bucket = (int)(p * CORE_BUCKETS);
+    return &r->node->requests->core_output_tokens[bucket < 0 ? 0 : bucket >= CORE_BUCKETS ? CORE_BUCKETS - 1 : bucket];
+}
+
+/* What core alone would have cost: the same prompt, and as many tokens as core has needed here for prompts as easy; until
+ * core has been heard on such, as many as were needed now, which is rather too few. */
 double request_core_price(const struct request *r, int64_t completion_tokens)
 {
     const struct policy_price *core = &r->policy.price[TIER_CORE];
     if (r->first_tier == TIER_CORE && r->hop_count == 1) return r->price_usd;
-    double output = (double)completion_tokens, mean = r->node->requests->core_output_tokens;
+    double output = (double)completion_tokens, mean = *request_core_tokens(r);
     if (r->first_tier != TIER_CORE && mean > 0) output = mean;
     return policy_price_usd(core, (int)r->prompt_tokens, (int)output, 0);
 }
@@ -22,13 +30,21 @@ static void word(char *out, size_t size, const char *text)
     (void)snprintf(out, size, "%s", text ? text : "");
 }
 
-static void fill_sketch(struct request *r, struct log_row *row)
+/* The text goes along with the row; the writer's thread makes hash and sketch of it. */
+static void fill_text(struct request *r, struct log_row *row)
 {
-    struct node *node = r->node;
-    log_prompt_hash(node->log, r->input.text ? r->input.text : "", r->input.text_len, row->prompt_hash);
-    if (r->submit->device_private || r->policy.private_default) return;
-    router_sketch(&r->input, node->key, row->sketch);
-    row->has_sketch = true;
+    const struct router_input *in = &r->input;
+    size_t context_len = in->context ? in->context_len : 0;
+    row->text = in->text ? malloc(in->text_len + context_len + 2) : NULL;
+    if (!row->text) return;
+    memcpy(row->text, in->text, in->text_len);
+    row->text[in->text_len] = 0;
+    if (context_len) memcpy(row->text + in->text_len + 1, in->context, context_len);
+    row->text[in->text_len + 1 + context_len] = 0;
+    row->about = *in;
+    row->about.text = row->text;
+    row->about.context = context_len ? row->text + in->text_len + 1 : NULL;
+    row->wants_sketch = !r->submit->device_private && !r->policy.private_default;
 }
 
 static char *answer_text(const struct request *r)
@@ -65,6 +81,7 @@ void request_log(struct request *r, enum err_code code, const char *error, const
         .failed_over = r->failed_over,
         .degraded = r->degraded,
         .device_private = s->device_private,
+        .from_below = s->tier != TIER_NONE, /* a node below has decided, and logs it too */
         .prompt_tokens = (int)r->prompt_tokens,
         .cached_tokens = (int)r->cached_tokens,
         .reasoning_tokens = (int)r->reasoning_tokens,
@@ -89,7 +106,7 @@ void request_log(struct request *r, enum err_code code, const char *error, const
     word(row.error, sizeof row.error, error);
     word(row.finish, sizeof row.finish, done && done->choices > 0 ? done->finish[0] : "");
     label_json(r, code);
-    fill_sketch(r, &row);
+    fill_text(r, &row);
     if (node->config->log_prompts && !s->device_private) {
         row.prompt = r->input.text ? strndup(r->input.text, r->input.text_len) : NULL;
         row.answer = answer_text(r);

@@ -1,6 +1,7 @@
 /* A client's body into a submit: one table of the fields we know; the rest goes on unharmed in extra_json. */
 #include "proto/openai.h"
 #include "proto/openai_json.h"
+#include "proto/openai_tree.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,13 +12,13 @@ struct parse {
     struct msg_submit *out;
     struct err *e;
     enum openai_endpoint endpoint;
-    json_t *extra; /* NULL until a field has no place of its own */
+    struct buf extra; /* members that have no place of their own, joined by commas */
     bool completion_tokens_given; /* max_completion_tokens was there: it wins over max_tokens */
 };
 
 struct field {
     const char *name;
-    enum err_code (*read)(struct parse *p, const struct field *f, json_t *value);
+    enum err_code (*read)(struct parse *p, const struct field *f, struct tree *value);
     uint32_t bit;      /* of msg_params.given */
     size_t offset;     /* in struct msg_submit */
     double low, high;  /* of numbers */
@@ -26,11 +27,11 @@ struct field {
 
 /* ---- errors and copies ---- */
 
-static enum err_code wrong(struct parse *p, const char *name, const json_t *got, const char *wants)
+static enum err_code wrong(struct parse *p, const char *name, const struct tree *got, const char *wants)
 {
     char what[80];
     return err_set_param(p->e, ERR_INVALID, name, "%s is %s; it should be %s", name,
-                         openai_json_what(got, what, sizeof what), wants);
+                         tree_what(got, what, sizeof what), wants);
 }
 
 static enum err_code too_large(struct parse *p, const char *name)
@@ -39,19 +40,11 @@ static enum err_code too_large(struct parse *p, const char *name)
                          name, 2 * (MSG_BYTES_MAX >> 20));
 }
 
-static enum err_code copy_text(struct parse *p, const char *name, const json_t *value, const char **out)
+/* As it came, byte for byte. */
+static enum err_code copy_raw(struct parse *p, const char *name, const struct tree *value, const char **out)
 {
-    *out = arena_memdup(&p->out->arena, json_string_value(value), json_string_length(value));
+    *out = arena_memdup(&p->out->arena, value->raw, value->raw_len);
     return *out ? ERR_OK : too_large(p, name);
-}
-
-static enum err_code copy_json(struct parse *p, const char *name, const json_t *value, const char **out)
-{
-    struct buf text = BUF_INIT(MSG_BYTES_MAX);
-    enum err_code code = openai_json_dump(&text, value);
-    if (code == ERR_OK && !(*out = arena_memdup(&p->out->arena, text.data, text.len))) code = ERR_TOO_LARGE;
-    buf_release(&text);
-    return code == ERR_OK ? ERR_OK : too_large(p, name);
 }
 
 /* ---- fields by type ---- */
@@ -61,28 +54,29 @@ static void *place(struct parse *p, const struct field *f)
     return (char *)p->out + f->offset;
 }
 
-static enum err_code read_word(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_word(struct parse *p, const struct field *f, struct tree *value)
 {
-    if (!json_is_string(value) || json_string_length(value) == 0 || json_string_length(value) > MSG_WORD_MAX - 1) {
+    if (!tree_is(value, TREE_STRING) || value->text_len == 0 || value->text_len > MSG_WORD_MAX - 1) {
         char wants[64];
         (void)snprintf(wants, sizeof wants, "a string of 1 to %d bytes", MSG_WORD_MAX - 1);
         return wrong(p, f->name, value, wants);
     }
-    return copy_text(p, f->name, value, place(p, f));
+    *(const char **)place(p, f) = value->text; /* lives in the submit's arena already */
+    return ERR_OK;
 }
 
-static enum err_code read_bool(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_bool(struct parse *p, const struct field *f, struct tree *value)
 {
-    if (!json_is_boolean(value)) return wrong(p, f->name, value, "true or false");
-    *(bool *)place(p, f) = json_is_true(value);
+    if (!tree_is_bool(value)) return wrong(p, f->name, value, "true or false");
+    *(bool *)place(p, f) = tree_is(value, TREE_TRUE);
     p->out->params.given |= f->bit;
     return ERR_OK;
 }
 
-static enum err_code read_number(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_number(struct parse *p, const struct field *f, struct tree *value)
 {
-    double number = json_number_value(value);
-    if (!json_is_number(value) || !(number >= f->low && number <= f->high)) {
+    double number = value->real;
+    if (!tree_is_number(value) || !(number >= f->low && number <= f->high)) {
         char wants[64];
         (void)snprintf(wants, sizeof wants, "a number from %g to %g", f->low, f->high);
         return wrong(p, f->name, value, wants);
@@ -92,10 +86,10 @@ static enum err_code read_number(struct parse *p, const struct field *f, json_t 
     return ERR_OK;
 }
 
-static enum err_code read_count(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_count(struct parse *p, const struct field *f, struct tree *value)
 {
-    json_int_t number = json_integer_value(value);
-    if (!json_is_integer(value) || (double)number < f->low || (double)number > f->high) {
+    int64_t number = value->integer;
+    if (!tree_is(value, TREE_INT) || (double)number < f->low || (double)number > f->high) {
         char wants[64];
         (void)snprintf(wants, sizeof wants, "a whole number from %.0f to %.0f", f->low, f->high);
         return wrong(p, f->name, value, wants);
@@ -107,7 +101,7 @@ static enum err_code read_count(struct parse *p, const struct field *f, json_t *
 
 /* ---- fields with a shape of their own ---- */
 
-static enum err_code read_max_tokens(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_max_tokens(struct parse *p, const struct field *f, struct tree *value)
 {
     int64_t before = p->out->params.max_tokens;
     enum err_code code = read_count(p, f, value);
@@ -117,20 +111,20 @@ static enum err_code read_max_tokens(struct parse *p, const struct field *f, jso
     return code;
 }
 
-static enum err_code read_seed(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_seed(struct parse *p, const struct field *f, struct tree *value)
 {
-    if (!json_is_integer(value)) return wrong(p, f->name, value, "a whole number");
-    p->out->params.seed = (uint64_t)json_integer_value(value);
+    if (!tree_is(value, TREE_INT)) return wrong(p, f->name, value, "a whole number");
+    p->out->params.seed = (uint64_t)value->integer;
     p->out->params.given |= PARAM_SEED;
     return ERR_OK;
 }
 
-static enum err_code read_logprobs(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_logprobs(struct parse *p, const struct field *f, struct tree *value)
 {
     struct msg_params *params = &p->out->params;
     if (p->endpoint == OPENAI_CHAT) return read_bool(p, f, value);
-    json_int_t top = json_integer_value(value);
-    if (!json_is_integer(value) || top < 0 || top > MSG_TOP_MAX)
+    int64_t top = value->integer;
+    if (!tree_is(value, TREE_INT) || top < 0 || top > MSG_TOP_MAX)
         return wrong(p, f->name, value, "a whole number from 0 to 20");
     params->logprobs = true;
     params->top_logprobs = top;
@@ -138,108 +132,104 @@ static enum err_code read_logprobs(struct parse *p, const struct field *f, json_
     return ERR_OK;
 }
 
-static enum err_code read_stop(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_stop(struct parse *p, const struct field *f, struct tree *value)
 {
-    size_t count = json_is_string(value) ? 1 : json_array_size(value);
-    bool fits = json_is_string(value) || (json_is_array(value) && count <= MSG_STOPS_MAX);
+    int count = tree_is(value, TREE_STRING) ? 1 : value->count;
+    bool fits = tree_is(value, TREE_STRING) || (tree_is(value, TREE_ARRAY) && count <= MSG_STOPS_MAX);
     if (!fits) return wrong(p, f->name, value, "a string or an array of at most 16 strings");
-    const char **stops = arena_array(&p->out->arena, count ? count : 1, sizeof *stops);
+    const char **stops = arena_array(&p->out->arena, (size_t)count + 1, sizeof *stops);
     if (!stops) return too_large(p, f->name);
-    for (size_t i = 0; i < count; i++) {
-        const json_t *item = json_is_string(value) ? value : json_array_get(value, i);
-        if (!json_is_string(item) || json_string_length(item) == 0 || json_string_length(item) > 1024)
+    const struct tree *item = tree_is(value, TREE_STRING) ? value : value->first;
+    for (int i = 0; i < count; i++, item = item->next) {
+        if (!tree_is(item, TREE_STRING) || item->text_len == 0 || item->text_len > 1024)
             return wrong(p, f->name, item, "made of strings of 1 to 1024 bytes");
-        enum err_code code = copy_text(p, f->name, item, &stops[i]);
-        if (code != ERR_OK) return code;
+        stops[i] = item->text;
     }
     p->out->params.stop = stops;
-    p->out->params.stop_count = (int)count;
+    p->out->params.stop_count = count;
     return ERR_OK;
 }
 
-static enum err_code read_bias(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_bias(struct parse *p, const struct field *f, struct tree *value)
 {
-    size_t count = json_object_size(value);
-    if (!json_is_object(value) || count > MSG_BIAS_MAX)
+    if (!tree_is(value, TREE_OBJECT) || value->count > MSG_BIAS_MAX)
         return wrong(p, f->name, value, "an object of at most 1024 token ids with numbers from -100 to 100");
-    struct msg_bias *bias = arena_array(&p->out->arena, count ? count : 1, sizeof *bias);
+    struct msg_bias *bias = arena_array(&p->out->arena, (size_t)value->count + 1, sizeof *bias);
     if (!bias) return too_large(p, f->name);
     int n = 0;
-    const char *key;
-    json_t *item;
-    json_object_foreach(value, key, item) {
+    for (const struct tree *item = value->first; item; item = item->next) {
         char *end = NULL;
-        long id = strtol(key, &end, 10);
-        double number = json_number_value(item);
-        if (key[0] < '0' || key[0] > '9' || *end || id > INT32_MAX)
+        long id = strtol(item->key, &end, 10);
+        if (item->key[0] < '0' || item->key[0] > '9' || *end || id > INT32_MAX)
             return err_set_param(p->e, ERR_INVALID, f->name, "%s has the key \"%.24s\"; keys are token ids", f->name,
-                                 key);
-        if (!json_is_number(item) || number < -100 || number > 100)
+                                 item->key);
+        if (!tree_is_number(item) || !(item->real >= -100 && item->real <= 100))
             return wrong(p, f->name, item, "made of numbers from -100 to 100");
-        bias[n++] = (struct msg_bias){(int32_t)id, number};
+        bias[n++] = (struct msg_bias){(int32_t)id, item->real};
     }
     p->out->params.bias = bias;
     p->out->params.bias_count = n;
     return ERR_OK;
 }
 
-static enum err_code read_stream_options(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_stream_options(struct parse *p, const struct field *f, struct tree *value)
 {
-    if (!json_is_object(value)) return wrong(p, f->name, value, "an object");
-    json_t *usage = json_object_get(value, "include_usage");
-    if (usage && !json_is_null(usage) && !json_is_boolean(usage))
+    if (!tree_is(value, TREE_OBJECT)) return wrong(p, f->name, value, "an object");
+    struct tree *usage = tree_get(value, "include_usage");
+    if (usage && !tree_is(usage, TREE_NULL) && !tree_is_bool(usage))
         return wrong(p, "stream_options.include_usage", usage, "true or false");
-    p->out->include_usage = json_is_true(usage);
+    p->out->include_usage = tree_is(usage, TREE_TRUE);
     return ERR_OK;
 }
 
-static enum err_code keep_extra(struct parse *p, const char *name, json_t *value)
+static enum err_code keep_extra(struct parse *p, const struct tree *member)
 {
-    if (!p->extra) p->extra = json_object();
-    if (!p->extra || json_object_set(p->extra, name, value) != 0)
-        return err_set(p->e, ERR_MEMORY, "out of memory while reading %.40s", name);
+    if (p->extra.len) buf_addc(&p->extra, ',');
+    buf_add(&p->extra, member->key_raw, member->key_raw_len);
+    buf_addc(&p->extra, ':');
+    buf_add(&p->extra, member->raw, member->raw_len);
+    return buf_ok(&p->extra) ? ERR_OK : too_large(p, "the body");
+}
+
+static enum err_code read_tools(struct parse *p, const struct field *f, struct tree *value)
+{
+    if (!tree_is(value, TREE_ARRAY)) return wrong(p, f->name, value, "an array of tools");
+    if (value->count > 0) p->out->has_tools = true;
     return ERR_OK;
 }
 
-static enum err_code read_tools(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_format(struct parse *p, const struct field *f, struct tree *value)
 {
-    if (!json_is_array(value)) return wrong(p, f->name, value, "an array of tools");
-    if (json_array_size(value) > 0) p->out->has_tools = true;
-    return ERR_OK;
-}
-
-static enum err_code read_format(struct parse *p, const struct field *f, json_t *value)
-{
-    const char *type = openai_json_string(value, "type");
-    if (!json_is_object(value) || !type)
+    const char *type = tree_string(value, "type");
+    if (!tree_is(value, TREE_OBJECT) || !type)
         return wrong(p, f->name, value, "an object with a `type`: text, json_object or json_schema");
     p->out->has_json_format = strcmp(type, "text") != 0;
     return ERR_OK;
 }
 
-static enum err_code read_prompt(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_prompt(struct parse *p, const struct field *f, struct tree *value)
 {
-    if (json_is_array(value) && json_array_size(value) == 1) value = json_array_get(value, 0);
-    if (!json_is_string(value))
+    if (tree_is(value, TREE_ARRAY) && value->count == 1) value = value->first;
+    if (!tree_is(value, TREE_STRING))
         return wrong(p, f->name, value, "one string (token ids and several prompts in one request are not served)");
-    return copy_text(p, f->name, value, &p->out->prompt);
+    p->out->prompt = value->text;
+    return ERR_OK;
 }
 
 /* ---- `rung`: the x-rung-* headers, for clients that can only change the body ---- */
 
-static enum err_code read_rung(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_rung(struct parse *p, const struct field *f, struct tree *value)
 {
-    if (!json_is_object(value))
+    if (!tree_is(value, TREE_OBJECT))
         return wrong(p, f->name, value, "an object of max_tier, privacy, deadline_ms, conversation");
-    const char *key;
-    json_t *item;
     enum err_code code = ERR_OK;
-    json_object_foreach(value, key, item) {
+    for (struct tree *item = value->first; item; item = item->next) {
+        const char *key = item->key;
         if (strcmp(key, "max_tier") == 0) {
-            p->out->max_tier = tier_from_name(json_is_string(item) ? json_string_value(item) : "");
+            p->out->max_tier = tier_from_name(tree_is(item, TREE_STRING) ? item->text : "");
             if (p->out->max_tier == TIER_NONE) return wrong(p, "rung.max_tier", item, "edge, region or core");
         } else if (strcmp(key, "privacy") == 0) {
-            if (!json_is_string(item) || strcmp(json_string_value(item), "device") != 0)
+            if (!tree_is(item, TREE_STRING) || strcmp(item->text, "device") != 0)
                 return wrong(p, "rung.privacy", item, "\"device\"");
             p->out->device_private = true;
         } else if (strcmp(key, "deadline_ms") == 0) {
@@ -261,7 +251,7 @@ static enum err_code read_rung(struct parse *p, const struct field *f, json_t *v
 
 /* ---- messages ---- */
 
-static enum err_code message_wrong(struct parse *p, size_t i, const char *field, const json_t *got, const char *wants)
+static enum err_code message_wrong(struct parse *p, size_t i, const char *field, const struct tree *got, const char *wants)
 {
     char name[64];
     (void)snprintf(name, sizeof name, "messages[%zu]%s%s", i, field[0] ? "." : "", field);
@@ -269,25 +259,24 @@ static enum err_code message_wrong(struct parse *p, size_t i, const char *field,
 }
 
 /* Text parts joined by newlines; anything else makes the request one that needs parts. */
-static enum err_code read_parts(struct parse *p, size_t i, const json_t *parts, struct msg_message *message)
+static enum err_code read_parts(struct parse *p, size_t i, const struct tree *parts, struct msg_message *message)
 {
     struct buf text = BUF_INIT(MSG_BYTES_MAX);
     enum err_code code = ERR_OK;
     bool first = true;
-    for (size_t k = 0; k < json_array_size(parts) && code == ERR_OK; k++) {
-        const json_t *part = json_array_get(parts, k);
-        const char *type = openai_json_string(part, "type");
-        const json_t *piece = json_object_get(part, "text");
+    for (const struct tree *part = parts->first; part && code == ERR_OK; part = part->next) {
+        const char *type = tree_string(part, "type");
+        const struct tree *piece = tree_get(part, "text");
         if (!type) {
             code = message_wrong(p, i, "content", part, "made of parts with a `type`");
         } else if (strcmp(type, "text") != 0) {
             p->out->has_parts = true;
-        } else if (!json_is_string(piece)) {
+        } else if (!tree_is(piece, TREE_STRING)) {
             code = message_wrong(p, i, "content", piece, "made of text parts with a string `text`");
         } else {
             if (!first) buf_addc(&text, '\n');
             first = false;
-            buf_add(&text, json_string_value(piece), json_string_length(piece));
+            buf_add(&text, piece->text, piece->text_len);
         }
     }
     if (code == ERR_OK && (!buf_ok(&text) || !(message->content = arena_memdup(&p->out->arena, text.data, text.len))))
@@ -296,73 +285,77 @@ static enum err_code read_parts(struct parse *p, size_t i, const json_t *parts, 
     return code;
 }
 
-static enum err_code read_content(struct parse *p, size_t i, const json_t *content, struct msg_message *message)
+static enum err_code read_content(struct parse *p, size_t i, const struct tree *content, struct msg_message *message)
 {
-    if (json_is_string(content)) return copy_text(p, "messages", content, &message->content);
-    if (json_is_array(content)) return read_parts(p, i, content, message);
+    if (tree_is(content, TREE_STRING)) {
+        message->content = content->text;
+        return ERR_OK;
+    }
+    if (tree_is(content, TREE_ARRAY)) return read_parts(p, i, content, message);
     bool may_lack = strcmp(message->role, "assistant") == 0; /* it called tools, or there was nothing to say */
-    if (may_lack && (!content || json_is_null(content))) return ERR_OK;
+    if (may_lack && tree_absent(content)) return ERR_OK;
     return message_wrong(p, i, "content", content, "a string or an array of parts");
 }
 
-static enum err_code read_message_word(struct parse *p, size_t i, const char *key, const json_t *value, const char **out)
+static enum err_code read_message_word(struct parse *p, size_t i, const char *key, const struct tree *value, const char **out)
 {
-    if (json_is_null(value)) return ERR_OK;
-    if (!json_is_string(value) || json_string_length(value) > MSG_WORD_MAX - 1)
+    if (tree_is(value, TREE_NULL)) return ERR_OK;
+    if (!tree_is(value, TREE_STRING) || value->text_len > MSG_WORD_MAX - 1)
         return message_wrong(p, i, key, value, "a string of at most 255 bytes");
-    return copy_text(p, "messages", value, out);
+    *out = value->text;
+    return ERR_OK;
 }
 
-static enum err_code read_role(struct parse *p, size_t i, const json_t *object, const char **out)
+static enum err_code read_role(struct parse *p, size_t i, const struct tree *object, const char **out)
 {
     static const char *const ROLES[] = {"system", "developer", "user", "assistant", "tool", "function"};
-    const json_t *role = json_object_get(object, "role");
-    for (size_t k = 0; json_is_string(role) && k < sizeof ROLES / sizeof *ROLES; k++) {
-        if (strcmp(json_string_value(role), ROLES[k]) != 0) continue;
+    const struct tree *role = tree_get(object, "role");
+    for (size_t k = 0; tree_is(role, TREE_STRING) && k < sizeof ROLES / sizeof *ROLES; k++) {
+        if (strcmp(role->text, ROLES[k]) != 0) continue;
         *out = ROLES[k]; /* ours, and lives for ever */
         return ERR_OK;
     }
     return message_wrong(p, i, "role", role, "system, developer, user, assistant, tool or function");
 }
 
-static enum err_code read_message(struct parse *p, size_t i, const json_t *object, struct msg_message *message)
+static enum err_code read_message(struct parse *p, size_t i, const struct tree *object, struct msg_message *message)
 {
-    if (!json_is_object(object)) return message_wrong(p, i, "", object, "an object with role and content");
+    if (!tree_is(object, TREE_OBJECT)) return message_wrong(p, i, "", object, "an object with role and content");
     enum err_code code = read_role(p, i, object, &message->role);
-    if (code == ERR_OK) code = read_content(p, i, json_object_get(object, "content"), message);
-    bool raw = json_is_array(json_object_get(object, "content"));
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)object, key, value) {
+    if (code == ERR_OK) code = read_content(p, i, tree_get(object, "content"), message);
+    bool raw = tree_is(tree_get(object, "content"), TREE_ARRAY);
+    for (const struct tree *value = object->first; value; value = value->next) {
+        const char *key = value->key;
         if (code != ERR_OK) return code;
         if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0) continue;
         if (strcmp(key, "name") == 0) {
             code = read_message_word(p, i, key, value, &message->name);
         } else if (strcmp(key, "tool_call_id") == 0) {
             code = read_message_word(p, i, key, value, &message->tool_call_id);
-        } else if (strcmp(key, "reasoning_content") == 0 && json_is_string(value)) {
-            code = copy_text(p, "messages", value, &message->reasoning);
+        } else if (strcmp(key, "reasoning_content") == 0 && tree_is(value, TREE_STRING)) {
+            message->reasoning = value->text;
         } else {
             raw = true;
-            if (strcmp(key, "tool_calls") == 0 && json_array_size(value) > 0) p->out->has_tools = true;
+            if (strcmp(key, "tool_calls") == 0 && tree_is(value, TREE_ARRAY) && value->count > 0) p->out->has_tools = true;
         }
     }
     if (code == ERR_OK && strcmp(message->role, "tool") == 0) p->out->has_tools = true;
-    if (code == ERR_OK && raw) code = copy_json(p, "messages", object, &message->raw_json);
+    if (code == ERR_OK && raw) code = copy_raw(p, "messages", object, &message->raw_json);
     return code;
 }
 
-static enum err_code read_messages(struct parse *p, const struct field *f, json_t *value)
+static enum err_code read_messages(struct parse *p, const struct field *f, struct tree *value)
 {
-    size_t count = json_array_size(value);
-    if (!json_is_array(value) || count == 0) return wrong(p, f->name, value, "an array of at least one message");
+    size_t count = (size_t)value->count;
+    if (!tree_is(value, TREE_ARRAY) || count == 0) return wrong(p, f->name, value, "an array of at least one message");
     if (count > MSG_MESSAGES_MAX)
         return err_set_param(p->e, ERR_INVALID, f->name, "messages holds %zu messages; at most %d are taken", count,
                              MSG_MESSAGES_MAX);
     struct msg_message *messages = arena_array(&p->out->arena, count, sizeof *messages);
     if (!messages) return too_large(p, f->name);
-    for (size_t i = 0; i < count; i++) {
-        enum err_code code = read_message(p, i, json_array_get(value, i), &messages[i]);
+    size_t i = 0;
+    for (const struct tree *item = value->first; item; item = item->next, i++) {
+        enum err_code code = read_message(p, i, item, &messages[i]);
         if (code != ERR_OK) return code;
     }
     p->out->messages = messages;
@@ -424,15 +417,16 @@ static const struct field *field_find(enum openai_endpoint endpoint, const char 
     return field_in(COMPLETION, sizeof COMPLETION / sizeof *COMPLETION, name);
 }
 
-static enum err_code read_member(struct parse *p, const char *name, json_t *value)
+static enum err_code read_member(struct parse *p, struct tree *value)
 {
+    const char *name = value->key;
     const struct field *f = field_find(p->endpoint, name);
     if (!f && strncmp(name, "rung_", 5) == 0)
         return err_set_param(p->e, ERR_INVALID, "rung_", "%.48s is not a field; ours are in the object `rung`", name);
-    if (!f) return keep_extra(p, name, value);
-    if (json_is_null(value)) return ERR_OK; /* as if it were not there */
+    if (!f) return keep_extra(p, value);
+    if (tree_is(value, TREE_NULL)) return ERR_OK; /* as if it were not there */
     enum err_code code = f->read(p, f, value);
-    if (code == ERR_OK && f->keep) code = keep_extra(p, name, value);
+    if (code == ERR_OK && f->keep) code = keep_extra(p, value);
     return code;
 }
 
@@ -448,8 +442,22 @@ static enum err_code check_whole(struct parse *p)
     if (!out->model) out->model = "auto";
     enum tier tier = tier_from_name(out->model);
     if (tier != TIER_NONE) out->forced = tier;
-    if (p->extra) return copy_json(p, "the body", p->extra, &out->extra_json);
+    if (p->extra.len == 0) return ERR_OK;
+    char *text = arena_alloc(&out->arena, p->extra.len + 3);
+    if (!text) return too_large(p, "the body");
+    (void)snprintf(text, p->extra.len + 3, "{%s}", p->extra.data);
+    out->extra_json = text;
     return ERR_OK;
+}
+
+static enum err_code read_object(struct tree **out, struct arena *arena, const char *body, size_t len, struct err *e)
+{
+    enum err_code code = tree_read(out, arena, body, len, e);
+    if (code != ERR_OK || (*out)->type == TREE_OBJECT) return code;
+    char what[80];
+    code = err_set(e, ERR_SYNTAX, "a JSON object is wanted, this is %s", tree_what(*out, what, sizeof what));
+    *out = NULL;
+    return code;
 }
 
 enum err_code openai_parse_request(struct msg_submit *out, enum openai_endpoint endpoint, const char *body, size_t len,
@@ -457,20 +465,13 @@ enum err_code openai_parse_request(struct msg_submit *out, enum openai_endpoint 
 {
     msg_submit_init(out);
     out->completion = endpoint == OPENAI_COMPLETION;
-    struct parse p = {.out = out, .e = e, .endpoint = endpoint};
-    json_t *root = NULL;
-    enum err_code code = openai_json_object(&root, body, len, e);
-    if (code != ERR_OK) goto done;
-    const char *name;
-    json_t *value;
-    json_object_foreach(root, name, value) {
-        code = read_member(&p, name, value);
-        if (code != ERR_OK) goto done;
-    }
-    code = check_whole(&p);
-done:
-    json_decref(p.extra);
-    json_decref(root);
+    struct parse p = {.out = out, .e = e, .endpoint = endpoint, .extra = BUF_INIT(MSG_BYTES_MAX)};
+    struct tree *root = NULL;
+    enum err_code code = read_object(&root, &out->arena, body, len, e);
+    for (struct tree *member = root ? root->first : NULL; member && code == ERR_OK; member = member->next)
+        code = read_member(&p, member);
+    if (code == ERR_OK) code = check_whole(&p);
+    buf_release(&p.extra);
     if (code != ERR_OK) {
         msg_submit_release(out);
         msg_submit_init(out);
@@ -480,31 +481,31 @@ done:
 
 /* ---- feedback ---- */
 
-static enum err_code feedback_word(char *out, size_t size, const json_t *root, const char *name, bool must,
+static enum err_code feedback_word(char *out, size_t size, const struct tree *root, const char *name, bool must,
                                    struct parse *p)
 {
-    const json_t *value = json_object_get(root, name);
-    if (!must && (!value || json_is_null(value))) return ERR_OK;
-    if (!json_is_string(value) || json_string_length(value) >= size || (must && json_string_length(value) == 0)) {
+    const struct tree *value = tree_get(root, name);
+    if (!must && tree_absent(value)) return ERR_OK;
+    if (!tree_is(value, TREE_STRING) || value->text_len >= size || (must && value->text_len == 0)) {
         char wants[48];
         (void)snprintf(wants, sizeof wants, "a string of %s%zu bytes", must ? "1 to " : "at most ", size - 1);
         return wrong(p, name, value, wants);
     }
-    (void)snprintf(out, size, "%s", json_string_value(value));
+    (void)snprintf(out, size, "%s", value->text);
     return ERR_OK;
 }
 
-static enum err_code feedback_value(struct openai_feedback *out, const json_t *root, struct parse *p)
+static enum err_code feedback_value(struct openai_feedback *out, const struct tree *root, struct parse *p)
 {
-    const json_t *score = json_object_get(root, "score"), *right = json_object_get(root, "right");
+    const struct tree *score = tree_get(root, "score"), *right = tree_get(root, "right");
     if (score && right) return err_set_param(p->e, ERR_INVALID, "right", "score and right are both given; one is wanted");
-    if (json_is_boolean(right)) {
-        out->value = json_is_true(right) ? 1 : 0;
+    if (tree_is_bool(right)) {
+        out->value = tree_is(right, TREE_TRUE) ? 1 : 0;
         return ERR_OK;
     }
     if (right) return wrong(p, "right", right, "true or false");
-    out->value = json_number_value(score);
-    if (json_is_number(score) && out->value >= 0 && out->value <= 1) return ERR_OK;
+    out->value = tree_is_number(score) ? score->real : -1;
+    if (out->value >= 0 && out->value <= 1) return ERR_OK;
     return wrong(p, "score", score, "a number from 0 (wrong) to 1 (right)");
 }
 
@@ -512,17 +513,18 @@ enum err_code openai_parse_feedback(struct openai_feedback *out, const char *bod
 {
     *out = (struct openai_feedback){.tier = TIER_NONE};
     struct parse p = {.e = e};
-    json_t *root = NULL;
-    enum err_code code = openai_json_object(&root, body, len, e);
-    if (code != ERR_OK) return code;
-    code = feedback_word(out->request, sizeof out->request, root, "request_id", true, &p);
+    struct arena arena;
+    arena_init(&arena, 1 << 20);
+    struct tree *root = NULL;
+    enum err_code code = read_object(&root, &arena, body, len, e);
+    if (code == ERR_OK) code = feedback_word(out->request, sizeof out->request, root, "request_id", true, &p);
     if (code == ERR_OK) code = feedback_value(out, root, &p);
     if (code == ERR_OK) code = feedback_word(out->note, sizeof out->note, root, "note", false, &p);
-    const json_t *tier = json_object_get(root, "tier");
-    if (code == ERR_OK && tier && !json_is_null(tier)) {
-        out->tier = tier_from_name(json_is_string(tier) ? json_string_value(tier) : "");
+    const struct tree *tier = tree_get(root, "tier");
+    if (code == ERR_OK && !tree_absent(tier)) {
+        out->tier = tier_from_name(tree_is(tier, TREE_STRING) ? tier->text : "");
         if (out->tier == TIER_NONE) code = wrong(&p, "tier", tier, "edge, region or core");
     }
-    json_decref(root);
+    arena_release(&arena);
     return code;
 }

@@ -163,7 +163,8 @@ struct walk {
     size_t len;
     uint64_t seen[64]; /* words that came before, by 12 bits of hash */
     float n[COUNTED];  /* plain counts while walking */
-    float letters, uppers, digits, highs, cjk, words, word_bytes, long_words, names, functions, repeats, ends;
+    uint32_t bytes[256];
+    float uppers, digits, highs, cjk, words, word_bytes, long_words, names, functions, repeats, ends;
     double number_max;
 };
 
@@ -175,7 +176,7 @@ static uint32_t mix(uint64_t x)
     return (uint32_t)x;
 }
 
-static void emit(struct walk *w, enum gram_kind kind, uint64_t key, size_t at, size_t len)
+static inline void emit(struct walk *w, enum gram_kind kind, uint64_t key, size_t at, size_t len)
 {
     uint32_t hash = mix(key + 0x9e3779b97f4a7c15u * (kind + 1));
     w->chunk[w->filled++] = (struct gram){hash, (uint32_t)at, (uint16_t)(len < 65535 ? len : 65535), (uint8_t)kind};
@@ -206,37 +207,48 @@ static void count_options(struct walk *w, const unsigned char *t, size_t len)
     w->n[COUNTED_OPTION_LEN] = (float)(len - first);
 }
 
-/* Counts what single bytes say, and lowers the text. */
+/* Lowers the text, one space for each run of them, and counts every byte. */
 static void lower(struct walk *w, const unsigned char *t, size_t len)
 {
+    size_t to = w->len;
+    unsigned char last = to ? w->text[to - 1] : ' ';
     for (size_t i = 0; i < len; i++) {
         unsigned char c = t[i];
         unsigned k = byte_class(c);
-        if (k & BYTE_SPACE) {
-            if (c == '\n') w->n[COUNTED_LINES]++;
-            if (w->len && w->text[w->len - 1] != ' ') w->text[w->len++] = ' ';
-            continue;
-        }
+        w->bytes[c]++;
         if (k & BYTE_UPPER) {
-            w->uppers++;
             c = (unsigned char)(c | 32);
+            if (i >= 2 && t[i - 1] == ' ' && t[i - 2] != '.' && t[i - 2] != '?' && t[i - 2] != ':') w->names++;
+        } else if (k & BYTE_SPACE) {
+            c = ' ';
         }
-        w->letters += (k & BYTE_LETTER) != 0;
-        w->highs += (k & BYTE_HIGH) != 0;
-        w->n[COUNTED_OPERATORS] += (k & BYTE_OPERATOR) != 0;
-        w->n[COUNTED_MATHS] += (k & BYTE_MATHS) != 0;
-        w->n[COUNTED_BRACKETS] += (k & BYTE_BRACKET) != 0;
-        w->n[COUNTED_QUOTES] += c == '"' || c == '\'';
-        w->n[COUNTED_COMMAS] += c == ',';
-        w->n[COUNTED_QUESTIONS] += c == '?';
-        w->n[COUNTED_CODE] += c == ';' || c == '`';
-        w->ends += c == '.' || c == '!' || c == '?';
-        if ((k & BYTE_UPPER) && i >= 2 && t[i - 1] == ' ' && t[i - 2] != '.' && t[i - 2] != '?' && t[i - 2] != ':')
-            w->names++;
-        w->text[w->len++] = c;
+        w->text[to] = c;
+        to += c != ' ' || last != ' ';
+        last = c;
     }
-    while (w->len && w->text[w->len - 1] == ' ') w->len--;
-    w->text[w->len] = ' '; /* closes the last word */
+    while (to && w->text[to - 1] == ' ') to--;
+    w->len = to;
+    w->text[to] = ' '; /* closes the last word */
+}
+
+/* What single bytes say. */
+static void count_bytes(struct walk *w)
+{
+    for (unsigned c = 0; c < 256; c++) {
+        unsigned k = byte_class((unsigned char)c);
+        float n = (float)w->bytes[c];
+        if (k & BYTE_UPPER) w->uppers += n;
+        if (k & BYTE_HIGH) w->highs += n;
+        if (k & BYTE_OPERATOR) w->n[COUNTED_OPERATORS] += n;
+        if (k & BYTE_MATHS) w->n[COUNTED_MATHS] += n;
+        if (k & BYTE_BRACKET) w->n[COUNTED_BRACKETS] += n;
+    }
+    w->n[COUNTED_LINES] = (float)w->bytes['\n'];
+    w->n[COUNTED_QUOTES] = (float)(w->bytes['"'] + w->bytes['\'']);
+    w->n[COUNTED_COMMAS] = (float)w->bytes[','];
+    w->n[COUNTED_QUESTIONS] = (float)w->bytes['?'];
+    w->n[COUNTED_CODE] = (float)(w->bytes[';'] + w->bytes['`']);
+    w->ends = (float)(w->bytes['.'] + w->bytes['!'] + w->bytes['?']);
 }
 
 static void take_number(struct walk *w, size_t from, size_t to)
@@ -368,23 +380,38 @@ static void count_how_many(struct walk *w)
     }
 }
 
-void features_walk(const struct router_input *in, gram_sink *sink, void *ctx, float *counted)
+/* Zeroes all but the large buffers, then lowers the text: whole, or its two ends. */
+static void walk_init(struct walk *w, const struct router_input *in)
 {
-    struct walk w;
-    memset(&w, 0, offsetof(struct walk, chunk));
-    memset(w.seen, 0, sizeof w - offsetof(struct walk, seen));
-    w.sink = sink;
-    w.ctx = ctx;
-    w.filled = w.len = 0;
+    memset(w, 0, offsetof(struct walk, chunk));
+    memset(w->seen, 0, sizeof *w - offsetof(struct walk, seen));
+    w->filled = w->len = 0;
     const unsigned char *t = (const unsigned char *)in->text;
     size_t half = FEATURES_TEXT_MAX / 2;
     size_t head = in->text_len > FEATURES_TEXT_MAX ? half : in->text_len;
     if (head) {
-        count_options(&w, t, head);
-        lower(&w, t, head);
+        count_options(w, t, head);
+        lower(w, t, head);
     }
-    if (in->text_len > head) lower(&w, t + in->text_len - half, half);
-    w.text[w.len] = ' ';
+    if (in->text_len > head) lower(w, t + in->text_len - half, half);
+    w->text[w->len] = ' ';
+}
+
+void features_lowered(const struct router_input *in, char *out)
+{
+    struct walk w;
+    walk_init(&w, in);
+    memcpy(out, w.text, w.len);
+    out[w.len] = '\0';
+}
+
+void features_walk(const struct router_input *in, gram_sink *sink, void *ctx, float *counted)
+{
+    struct walk w;
+    walk_init(&w, in);
+    w.sink = sink;
+    w.ctx = ctx;
+    count_bytes(&w);
     cut_words(&w);
     count_how_many(&w);
     if (sink) {

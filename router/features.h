@@ -80,4 +80,7 @@ typedef void gram_sink(void *ctx, const struct gram *grams, size_t count);
 /* Walk a prompt: n-grams to `sink` (may be NULL), counts to `counted` (COUNTED floats). */
 void features_walk(const struct router_input *in, gram_sink *sink, void *ctx, float *counted);
 
+/* The lowered text that `at` of a gram counts in, closed by a NUL; `out` needs FEATURES_TEXT_MAX + 1 bytes. */
+void features_lowered(const struct router_input *in, char *out);
+
 #endif

@@ -10,7 +10,7 @@
 
 #include <sqlite3.h>
 
-enum { STORE_VERSION = 1, STORE_APPLICATION_ID = 0x52554e47 /* "RUNG" */, LOG_ID_BYTES = 8 };
+enum { STORE_VERSION = 2, STORE_APPLICATION_ID = 0x52554e47 /* "RUNG" */, LOG_ID_BYTES = 8 };
 
 enum store_statement {
     STORE_BEGIN, STORE_COMMIT, STORE_ROLLBACK, STORE_META,
@@ -18,7 +18,7 @@ enum store_statement {
     STORE_ORIGIN_ADD, STORE_ORIGIN_FIND, STORE_ORIGIN_SEEN,
     STORE_OLD_DECISIONS, STORE_OLD_LABELS,
     STORE_DROP_DECISION, STORE_DROP_HOPS, STORE_DROP_SKETCH, STORE_DROP_PROMPT, STORE_DROP_LABEL, STORE_DROP_HOURLY,
-    STORE_DROP_LATENCY, STORE_VACUUM, STORE_PAGES, STORE_FREE_PAGES,
+    STORE_DROP_LATENCY, STORE_DROP_DAILY, STORE_VACUUM, STORE_PAGES, STORE_FREE_PAGES,
     STORE_SHIP_DECISIONS, STORE_SHIP_LABELS, STORE_SHIP_HOPS,
     STORE_STATEMENTS
 };
@@ -86,6 +86,9 @@ int64_t store_bytes(const struct store *store);
 
 /* A read-only connection with the busy timeout set. The caller closes it. */
 ERR_CHECKED enum err_code store_open_reader(sqlite3 **out, const char *path, struct err *e);
+
+/* One row of `meta`; either of number and bytes may be NULL. */
+int store_meta_put(struct store *store, const char *name, const int64_t *number, const void *bytes, int len);
 
 /* The statement, compiled; NULL with last_code set when that failed. Reset after use. */
 sqlite3_stmt *store_statement(struct store *store, enum store_statement which);

@@ -14,9 +14,16 @@ struct adding {
     uint64_t seen[GRAM_KINDS][(1u << MODEL_BITS_MAX) / 64]; /* only 2^bits of each is cleared and used */
 };
 
-static void add_bucket(int32_t *sum, const struct model_bucket *b)
+typedef int8_t bytes16 __attribute__((vector_size(16)));
+typedef int16_t shorts16 __attribute__((vector_size(32)));
+_Static_assert(FEATURES_CHUNK * 128 <= 32768, "a chunk's sum of bytes fits 16 bits");
+
+/* The last lane adds up idf, and is not used. */
+static inline void add_bucket(shorts16 *sum, const struct model_bucket *b)
 {
-    for (int k = 0; k < MODEL_HEADS; k++) sum[k] += b->w[k];
+    bytes16 w;
+    memcpy(&w, b, sizeof w);
+    *sum += __builtin_convertvector(w, shorts16);
 }
 
 static void add_grams(void *ctx, const struct gram *grams, size_t count)
@@ -24,6 +31,7 @@ static void add_grams(void *ctx, const struct gram *grams, size_t count)
     struct adding *a = ctx;
     unsigned bits = a->r->bits, shift = 32 - bits;
     const struct model_bucket *buckets = a->r->buckets;
+    shorts16 sum[GRAM_KINDS] = {{0}};
     for (size_t i = 0; i < count; i++)
         __builtin_prefetch(&buckets[(size_t)grams[i].kind << bits | grams[i].hash >> shift]);
     for (size_t i = 0; i < count; i++) {
@@ -35,9 +43,11 @@ static void add_grams(void *ctx, const struct gram *grams, size_t count)
         a->sums->words_known += kind == GRAM_WORD && b->idf;
         if (!b->idf || (*seen & bit)) continue;
         *seen |= bit;
-        add_bucket(a->sums->w[kind], b);
+        add_bucket(&sum[kind], b);
         a->sums->norm2[kind] += b->idf * b->idf;
     }
+    for (int k = 0; k < GRAM_KINDS; k++)
+        for (int h = 0; h < MODEL_HEADS; h++) a->sums->w[k][h] += sum[k][h];
 }
 
 void model_walk(const struct router *r, const struct router_input *in, struct model_sums *out)

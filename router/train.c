@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TREES = 60, STEPS = 12, DIRECTION_STEPS = 5, TASK_ROWS_MIN = 10, JOBS = TRAIN_FOLDS + 1 };
+enum { TREES = 24, STEPS = 12, DIRECTION_STEPS = 5, TASK_ROWS_MIN = 10, JOBS = TRAIN_FOLDS + 1 };
 
 struct fit {
     const struct train_rows *rows;

@@ -21,7 +21,8 @@ static const char LATEST_ROUTER[] = "SELECT router FROM decisions WHERE router <
                                     "AND (?1 IS NULL OR node = ?1) ORDER BY id DESC LIMIT 1";
 static const char ALL_ROWS[] =
     "SELECT count(*) FROM decisions WHERE from_below = 0 AND at_ms >= ?1 AND (?2 IS NULL OR node = ?2)";
-static const char LATEST_POLICY[] = "SELECT version, policy FROM policies ORDER BY version DESC LIMIT 1";
+static const char LATEST_POLICY[] = "SELECT version, policy FROM policies WHERE json_extract(policy, '$.arm') = 'A' "
+                                    "ORDER BY version DESC LIMIT 1";
 
 /* ---- reading ---- */
 
@@ -99,10 +100,14 @@ static enum err_code policy_read(sqlite3 *sql, struct tune *tune, struct err *e)
     sqlite3_stmt *st = NULL;
     enum err_code code = ERR_OK;
     policy_defaults(&tune->today);
-    if (sqlite3_prepare_v2(sql, LATEST_POLICY, -1, &st, NULL) == SQLITE_OK && sqlite3_step(st) == SQLITE_ROW) {
+    int rc = sqlite3_prepare_v2(sql, LATEST_POLICY, -1, &st, NULL);
+    if (rc == SQLITE_OK) rc = sqlite3_step(st);
+    if (rc == SQLITE_ROW) {
         const char *json = (const char *)sqlite3_column_text(st, 1);
         code = policy_from_json(&tune->today, json ? json : "", e);
         tune->today.version = sqlite3_column_int64(st, 0);
+    } else if (rc != SQLITE_DONE) {
+        code = err_set(e, ERR_CORRUPT, "the log's policies: %s", sqlite3_errmsg(sql));
     }
     (void)sqlite3_finalize(st);
     return code;

@@ -3,7 +3,6 @@
 #include "router/log_store.h"
 
 #include <math.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,16 +12,6 @@ static const char ROWS[] =
     "SELECT arm, price_usd, total_ms, "
     "(SELECT avg(l.value) FROM labels AS l WHERE l.request = d.request AND l.tier IN ('none', d.tier)) "
     "FROM decisions AS d WHERE from_below = 0 AND at_ms >= ?1 AND arm <> '' ORDER BY id";
-
-bool arm_second(const char *key, const char *experiment, double share)
-{
-    unsigned char seed[crypto_shorthash_KEYBYTES], hash[crypto_shorthash_BYTES];
-    uint64_t number = 0;
-    (void)crypto_generichash(seed, sizeof seed, (const unsigned char *)experiment, strlen(experiment), NULL, 0);
-    (void)crypto_shorthash(hash, (const unsigned char *)key, strlen(key), seed);
-    for (size_t i = 0; i < sizeof hash; i++) number = number << 8 | hash[i];
-    return (double)(number >> 11) * 0x1p-53 < share;
-}
 
 void arm_sum_add(struct arm_sum *sum, double value)
 {

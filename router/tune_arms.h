@@ -15,10 +15,6 @@
 
 enum { ARMS_MAX = 8, ARM_NAME = 16 };
 
-/* Whether a key (a tenant, a conversation or a request) belongs to the second arm, which gets `share` of the keys. The
- * same key, experiment and share always give the same answer; a larger share keeps those that were in. Pure. */
-bool arm_second(const char *key, const char *experiment, double share);
-
 /* Running sums of one arm's outcome. */
 struct arm_sum {
     int64_t n;

@@ -6,7 +6,7 @@ set -eu
 BUILD="gcc cmake ninja-build pkg-config libzmq3-dev libmsgpack-dev libsqlite3-dev libcurl4-openssl-dev
 libmicrohttpd-dev libjansson-dev libyaml-dev libsodium-dev python3 curl ca-certificates"
 TEST="g++ clang libclang-rt-14-dev libcmocka-dev sqlite3 python3-zmq python3-msgpack python3-jinja2 python3-numpy
-python3-pytest python3-yaml git"
+python3-pytest python3-yaml python3-regex git"
 
 want=""
 for set in ${*:-build test}; do

@@ -71,6 +71,24 @@ static float *row(float *base, int col, int width)
     return base + (size_t)col * (size_t)width;
 }
 
+/* The columns that go on through a block: all, or (in the last layer) those whose logits are wanted. */
+struct rows {
+    int count;
+    const int32_t *col; /* (count), or NULL: row i is column i */
+};
+
+static int col_of(const struct rows *r, int i)
+{
+    return r->col ? r->col[i] : i;
+}
+
+static struct acts acts_for(const struct acts *a, int cols)
+{
+    struct acts of = *a;
+    of.cols = cols;
+    return of;
+}
+
 /* ---- phases; each is called by every member ---- */
 
 static void embed_col(struct cpu *c, int col, int member)
@@ -93,21 +111,21 @@ static void embed_col(struct cpu *c, int col, int member)
     }
 }
 
-/* What a block gave joins the residual stream. */
-static void join(struct cpu *c, int col, const float *bias, const float *post_norm)
+/* What a block gave as row `i` joins the residual stream of a column. */
+static void join(struct cpu *c, int i, int col, const float *bias, const float *post_norm)
 {
     int n = c->model->embedding;
-    float *y = row(c->y, col, n);
+    float *y = row(c->y, i, n);
     if (bias) c->kernels->add(y, bias, n, 1);
     if (post_norm) c->kernels->rms_norm(y, y, post_norm, n, c->model->norm_eps);
     c->kernels->add(row(c->x, col, n), y, n, c->model->residual_scale);
 }
 
-static void norm_into(struct cpu *c, struct acts *a, int col, const float *weight, int form, int member)
+static void norm_into(struct cpu *c, struct acts *a, int i, int col, const float *weight, int form, int member)
 {
     float *out = row(c->norm, member, c->model->embedding);
     c->kernels->rms_norm(out, row(c->x, col, c->model->embedding), weight, c->model->embedding, c->model->norm_eps);
-    put(c, a, col, out, form);
+    put(c, a, i, out, form);
 }
 
 static void turn_heads(const struct cpu *c, float *x, int heads, const float *norm, const float *angles, float scale)
@@ -141,9 +159,10 @@ static void place_col(struct cpu *c, int layer, int col)
     int position = c->position[col];
     size_t page = (size_t)c->pages_of[col][position / KV_PAGE_TOKENS] * c->page_stride;
     for (int h = 0; h < m->kv_heads; h++) {
-        size_t at = page + (size_t)(h * m->head_dim) * KV_PAGE_TOKENS;
-        c->kernels->put_kv(kv_of(c, layer, 0) + at, kv_of(c, layer, 1) + at, position % KV_PAGE_TOKENS, k + h * m->head_dim,
-                           v + h * m->head_dim, m->head_dim);
+        size_t at = page + (size_t)h * c->head_stride;
+        (c->kv_q8 ? c->kernels->put_kv_q8 : c->kernels->put_kv)(kv_of(c, layer, 0) + at, kv_of(c, layer, 1) + at,
+                                                                position % KV_PAGE_TOKENS, k + h * m->head_dim,
+                                                                v + h * m->head_dim, m->head_dim);
     }
 }
 
@@ -152,7 +171,7 @@ static void attend_tile(struct cpu *c, int layer, const struct batch_run *run, i
 {
     const struct model *m = c->model;
     int group = m->heads / m->kv_heads, first = tile * ATTEND_ROWS, rows = run->count * group - first;
-    size_t at = (size_t)(kv_head * m->head_dim) * KV_PAGE_TOKENS;
+    size_t at = (size_t)kv_head * c->head_stride;
     struct attend a = {.rows = rows < ATTEND_ROWS ? rows : ATTEND_ROWS,
                        .head_dim = m->head_dim,
                        .window = m->layer[layer].window,
@@ -160,7 +179,8 @@ static void attend_tile(struct cpu *c, int layer, const struct batch_run *run, i
                        .pages = run->pages,
                        .k = kv_of(c, layer, 0) + at,
                        .v = kv_of(c, layer, 1) + at,
-                       .page_stride = c->page_stride};
+                       .page_stride = c->page_stride,
+                       .q8 = c->kv_q8};
     for (int r = 0; r < a.rows; r++) {
         int col = run->first + (first + r) / group, head = kv_head * group + (first + r) % group;
         a.q[r] = row(c->q, col, c->q_dim) + head * m->head_dim;
@@ -183,19 +203,27 @@ static void attention(struct cpu *c, int layer)
 
 #define EACH_COL(col, cols) for (int col; (col = pool_take(c->pool, 1)) < (cols);)
 
-static void attention_block(struct cpu *c, int layer)
+/* Q, K and V of every column; K and V go to their pages. */
+static void project_block(struct cpu *c, int layer)
 {
     const struct cpu_layer *l = &c->layer[layer];
+    struct acts x = acts_for(&c->acts_embed, c->batch->cols);
     size_t ldq = (size_t)c->q_dim, ldk = (size_t)c->kv_dim;
-    multiply_all(c, &c->acts_embed, (struct product[]){{&l->q, c->q, ldq}, {&l->k, c->k, ldk}, {&l->v, c->v, ldk}}, 3);
+    multiply_all(c, &x, (struct product[]){{&l->q, c->q, ldq}, {&l->k, c->k, ldk}, {&l->v, c->v, ldk}}, 3);
     pool_barrier(c->pool);
     EACH_COL(col, c->batch->cols) place_col(c, layer, col);
     pool_barrier(c->pool);
+}
+
+static void attention_block(struct cpu *c, int layer, const struct rows *rows)
+{
+    const struct cpu_layer *l = &c->layer[layer];
+    struct acts x = acts_for(&c->acts_q, rows->count);
     attention(c, layer);
     pool_barrier(c->pool);
-    EACH_COL(col, c->batch->cols) put(c, &c->acts_q, col, row(c->attn, col, c->q_dim), l->form_o);
+    EACH_COL(i, rows->count) put(c, &x, i, row(c->attn, col_of(rows, i), c->q_dim), l->form_o);
     pool_barrier(c->pool);
-    multiply_all(c, &c->acts_q, (struct product[]){{&l->o, c->y, (size_t)c->model->embedding}}, 1);
+    multiply_all(c, &x, (struct product[]){{&l->o, c->y, (size_t)c->model->embedding}}, 1);
     pool_barrier(c->pool);
 }
 
@@ -204,19 +232,20 @@ static void activate(const struct cpu *c, float *gate, const float *up, int n)
     (c->model->arch->gelu ? c->kernels->gelu_mul : c->kernels->silu_mul)(gate, up, n);
 }
 
-static void dense_block(struct cpu *c, const struct cpu_layer *l)
+static void dense_block(struct cpu *c, const struct cpu_layer *l, int rows)
 {
     size_t ld = (size_t)c->ffn_dim;
-    multiply_all(c, &c->acts_embed, (struct product[]){{&l->gate, c->gate, ld}, {&l->up, c->up, ld}}, 2);
+    struct acts x = acts_for(&c->acts_embed, rows), h = acts_for(&c->acts_ffn, rows);
+    multiply_all(c, &x, (struct product[]){{&l->gate, c->gate, ld}, {&l->up, c->up, ld}}, 2);
     pool_barrier(c->pool);
-    EACH_COL(col, c->batch->cols)
+    EACH_COL(i, rows)
     {
-        float *gate = row(c->gate, col, c->ffn_dim);
-        activate(c, gate, row(c->up, col, c->ffn_dim), c->ffn_dim);
-        put(c, &c->acts_ffn, col, gate, l->form_down);
+        float *gate = row(c->gate, i, c->ffn_dim);
+        activate(c, gate, row(c->up, i, c->ffn_dim), c->ffn_dim);
+        put(c, &h, i, gate, l->form_down);
     }
     pool_barrier(c->pool);
-    multiply_all(c, &c->acts_ffn, (struct product[]){{&l->down, c->y, (size_t)c->model->embedding}}, 1);
+    multiply_all(c, &h, (struct product[]){{&l->down, c->y, (size_t)c->model->embedding}}, 1);
     pool_barrier(c->pool);
 }
 
@@ -259,11 +288,11 @@ static void choose_experts(struct cpu *c, int col)
 }
 
 /* Sort the pairs by expert, in the order of columns. */
-static void sort_pairs(struct cpu *c)
+static void sort_pairs(struct cpu *c, int rows)
 {
     const struct model *m = c->model;
     struct experts *x = &c->experts;
-    int pairs = c->batch->cols * m->experts_used;
+    int pairs = rows * m->experts_used;
     memset(x->first, 0, ((size_t)m->experts + 1) * sizeof *x->first);
     for (int i = 0; i < pairs; i++) x->first[x->chosen[i] + 1]++;
     for (int i = 0; i < m->experts; i++) x->first[i + 1] += x->first[i];
@@ -307,16 +336,17 @@ static void sum_experts(struct cpu *c, int col)
         c->kernels->add(y, row(c->experts.y, c->experts.pair[i], n), n, c->experts.weight[i]);
 }
 
-static void expert_block(struct cpu *c, const struct cpu_layer *l)
+static void expert_block(struct cpu *c, const struct cpu_layer *l, int rows)
 {
     const struct model *m = c->model;
     struct experts *x = &c->experts;
-    int pairs = c->batch->cols * m->experts_used, d = m->embedding, ffn = c->ffn_dim;
-    multiply_all(c, &c->acts_embed, (struct product[]){{&l->router, x->scores, x->stride}}, 1);
+    int pairs = rows * m->experts_used, d = m->embedding, ffn = c->ffn_dim;
+    struct acts in = acts_for(&c->acts_embed, rows);
+    multiply_all(c, &in, (struct product[]){{&l->router, x->scores, x->stride}}, 1);
     pool_barrier(c->pool);
-    EACH_COL(col, c->batch->cols) choose_experts(c, col);
+    EACH_COL(i, rows) choose_experts(c, i);
     pool_barrier(c->pool);
-    EACH_COL(once, 1) sort_pairs(c);
+    EACH_COL(once, 1) sort_pairs(c, rows);
     pool_barrier(c->pool);
     EACH_COL(pair, pairs) put_pair(c, pair, row(x->in, x->col[pair] / m->experts_used, d), d, l->form_ffn);
     pool_barrier(c->pool);
@@ -330,22 +360,22 @@ static void expert_block(struct cpu *c, const struct cpu_layer *l)
     pool_barrier(c->pool);
     multiply_experts(c, ffn, (const struct packed *const[2]){l->downs, NULL}, (float *const[2]){x->y, NULL}, (size_t)d);
     pool_barrier(c->pool);
-    EACH_COL(col, c->batch->cols) sum_experts(c, col);
+    EACH_COL(i, rows) sum_experts(c, i);
     pool_barrier(c->pool);
 }
 
-static void output(struct cpu *c, int member)
+static void output(struct cpu *c)
 {
     const struct model *m = c->model;
+    struct acts x = acts_for(&c->acts_out, c->batch->wanted);
     EACH_COL(i, c->batch->wanted)
     {
         float *hidden = row(c->hidden, i, m->embedding);
-        (void)member;
         c->kernels->rms_norm(hidden, row(c->x, c->batch->want[i], m->embedding), c->output_norm, m->embedding, m->norm_eps);
-        put(c, &c->acts_out, i, hidden, c->form_output);
+        put(c, &x, i, hidden, c->form_output);
     }
     pool_barrier(c->pool);
-    multiply_all(c, &c->acts_out, (struct product[]){{&c->output, c->logits, c->logits_stride}}, 1);
+    multiply_all(c, &x, (struct product[]){{&c->output, c->logits, c->logits_stride}}, 1);
     pool_barrier(c->pool);
     EACH_COL(i, c->batch->wanted)
     {
@@ -358,39 +388,52 @@ static void output(struct cpu *c, int member)
     }
 }
 
+/* Everything behind K and V: attention, feed-forward, and the next layer's input. */
+static void layer_rest(struct cpu *c, int layer, const struct rows *rows, int member)
+{
+    const struct cpu_layer *l = &c->layer[layer];
+    bool experts = c->model->experts > 0;
+    struct acts x = acts_for(&c->acts_embed, rows->count);
+    attention_block(c, layer, rows);
+    EACH_COL(i, rows->count)
+    {
+        join(c, i, col_of(rows, i), l->o_bias, l->attn_post);
+        norm_into(c, &x, i, col_of(rows, i), l->ffn_norm, experts ? l->form_router : l->form_ffn, member);
+        if (experts)
+            memcpy(row(c->experts.in, i, c->model->embedding), row(c->norm, member, c->model->embedding),
+                   (size_t)c->model->embedding * sizeof(float));
+    }
+    pool_barrier(c->pool);
+    if (experts) expert_block(c, l, rows->count);
+    else dense_block(c, l, rows->count);
+    const struct cpu_layer *next = layer + 1 < c->model->layers ? l + 1 : NULL;
+    EACH_COL(i, rows->count)
+    {
+        join(c, i, col_of(rows, i), NULL, l->ffn_post);
+        if (next) norm_into(c, &x, i, col_of(rows, i), next->attn_norm, next->form_in, member);
+    }
+    pool_barrier(c->pool);
+}
+
 static void step(void *ctx, int member)
 {
     struct cpu *c = ctx;
-    int cols = c->batch->cols, layers = c->model->layers;
-    EACH_COL(col, cols)
+    const struct batch *b = c->batch;
+    struct rows all = {b->cols, NULL}, wanted = {b->wanted, b->want};
+    struct acts x = acts_for(&c->acts_embed, b->cols);
+    EACH_COL(col, b->cols)
     {
         embed_col(c, col, member);
-        norm_into(c, &c->acts_embed, col, c->layer[0].attn_norm, c->layer[0].form_in, member);
+        norm_into(c, &x, col, col, c->layer[0].attn_norm, c->layer[0].form_in, member);
     }
     pool_barrier(c->pool);
-    for (int i = 0; i < layers; i++) {
-        const struct cpu_layer *l = &c->layer[i];
-        attention_block(c, i);
-        EACH_COL(col, cols)
-        {
-            join(c, col, l->o_bias, l->attn_post);
-            norm_into(c, &c->acts_embed, col, l->ffn_norm, c->model->experts ? l->form_router : l->form_ffn, member);
-            if (c->model->experts)
-                memcpy(row(c->experts.in, col, c->model->embedding), row(c->norm, member, c->model->embedding),
-                       (size_t)c->model->embedding * sizeof(float));
-        }
-        pool_barrier(c->pool);
-        if (c->model->experts) expert_block(c, l);
-        else dense_block(c, l);
-        EACH_COL(col, cols)
-        {
-            join(c, col, NULL, l->ffn_post);
-            if (i + 1 < layers)
-                norm_into(c, &c->acts_embed, col, c->layer[i + 1].attn_norm, c->layer[i + 1].form_in, member);
-        }
-        pool_barrier(c->pool);
+    for (int i = 0; i < c->model->layers; i++) {
+        bool last = i + 1 == c->model->layers;
+        project_block(c, i);
+        if (last && b->wanted == 0) return; /* its K and V were all that was needed */
+        layer_rest(c, i, last ? &wanted : &all, member);
     }
-    output(c, member);
+    output(c);
 }
 
 /* ---- around them ---- */
@@ -408,8 +451,6 @@ static void prepare(struct cpu *c, const struct batch *b)
             c->pages_of[run->first + i] = run->pages;
         }
     }
-    c->acts_embed.cols = c->acts_q.cols = c->acts_ffn.cols = b->cols;
-    c->acts_out.cols = b->wanted;
 }
 
 /* A thread pays when it has at least so many multiplications to do in a step: some 2 ms. With less, a member that is

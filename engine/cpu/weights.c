@@ -195,6 +195,7 @@ enum err_code cpu_pack(struct cpu *c, struct err *e)
         /* Small models are packed by the caller alone: waking the others takes longer. */
         pool_run(c->pool, all.chunk_total > 4096 ? pool_threads(c->pool) : 1, pack_job, &all);
     }
+    gguf_drop_pages(c->model->gguf);
     free(all.scratch);
     free(all.list);
     return code;

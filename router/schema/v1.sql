@@ -198,12 +198,13 @@ SELECT hour_ms, datetime(hour_ms / 1000, 'unixepoch') AS hour, status, sum(reque
 FROM hourly WHERE from_below = 0 AND status <> 'ok' GROUP BY hour_ms, status;
 
 CREATE VIEW latency_percentiles AS
-WITH bucket AS (
-    SELECT tier, 'ttft' AS measure, at_most_us, sum(ttft) AS n
+WITH sums AS MATERIALIZED (
+    SELECT tier, at_most_us, sum(ttft) AS ttft, sum(total) AS total
     FROM hourly_latency WHERE from_below = 0 GROUP BY tier, at_most_us
+), bucket AS (
+    SELECT tier, 'ttft' AS measure, at_most_us, ttft AS n FROM sums
     UNION ALL
-    SELECT tier, 'total', at_most_us, sum(total)
-    FROM hourly_latency WHERE from_below = 0 GROUP BY tier, at_most_us
+    SELECT tier, 'total', at_most_us, total FROM sums
 ), spread AS (
     SELECT tier, measure, at_most_us, sum(n) OVER (PARTITION BY tier, measure) AS requests,
            sum(n) OVER (PARTITION BY tier, measure ORDER BY at_most_us) AS up_to

@@ -1,6 +1,7 @@
 /* Client bodies: whatever parses becomes a body for an upstream that is JSON again. The first byte picks what is read. */
 #include "proto/openai.h"
 #include "proto/openai_json.h"
+#include "proto/openai_tree.h"
 
 #include <assert.h>
 #include <string.h>
@@ -21,6 +22,29 @@ static void fuzz_request(enum openai_endpoint endpoint, const char *body, size_t
     msg_submit_release(&submit);
 }
 
+/* Our reader and jansson take and refuse the same texts, but for bounds and numbers past what jansson holds. */
+static void fuzz_beside_jansson(const char *text, size_t len)
+{
+    if (memchr(text, 0, len)) return; /* to jansson a NUL behind a value is the end */
+    struct arena arena;
+    arena_init(&arena, 1 << 24);
+    struct tree *tree = NULL;
+    struct err e = {0};
+    enum err_code code = tree_read(&tree, &arena, text, len, &e);
+    json_error_t problem;
+    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &problem);
+    if (root) assert(code == ERR_OK || code == ERR_INVALID || strstr(e.msg, "127 characters"));
+    if (code == ERR_OK) assert(root || json_error_code(&problem) == json_error_numeric_overflow);
+    if (code == ERR_OK && root) { /* and what it says of a value's own text is that value */
+        json_t *again = json_loadb(tree->raw, tree->raw_len, JSON_DECODE_ANY, NULL);
+        assert(again && json_equal(root, again));
+        if (tree->type == TREE_STRING) assert(strcmp(tree->text, json_string_value(root)) == 0);
+        json_decref(again);
+    }
+    json_decref(root);
+    arena_release(&arena);
+}
+
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 {
@@ -28,13 +52,17 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
     const char *body = (const char *)data + 1;
     size_t len = size - 1;
     struct openai_feedback feedback;
-    switch (data[0] % 4) {
+    switch (data[0] % 8) {
     case 0:
     case 1:
-        fuzz_request(data[0] % 4 ? OPENAI_COMPLETION : OPENAI_CHAT, body, len);
+        fuzz_request(data[0] % 8 ? OPENAI_COMPLETION : OPENAI_CHAT, body, len);
         break;
     case 2:
         (void)!openai_parse_feedback(&feedback, body, len, NULL);
+        break;
+    case 4:
+    case 5:
+        fuzz_beside_jansson(body, len);
         break;
     default: { /* any bytes as a token's text: the body stays JSON */
         if (memchr(body, 0, len)) break; /* written as \u0000, which our own reader refuses */

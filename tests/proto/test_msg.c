@@ -530,8 +530,26 @@ static int write_page(void)
     return rc;
 }
 
+/* One full message of each type, for the fuzzer to start from. */
+static int write_seeds(const char *folder)
+{
+    for (int type = 1; type < MSG_TYPES; type++) {
+        char path[512];
+        struct full full;
+        full_init(&full, type);
+        (void)snprintf(path, sizeof path, "%s/%s", folder, msg_type_name((enum msg_type)type));
+        FILE *f = fopen(path, "wb");
+        if (!f) return 1;
+        size_t written = fwrite(full.bytes.data, 1, full.bytes.len, f);
+        if (fclose(f) != 0 || written != full.bytes.len) return 1;
+        full_release(&full);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], "--write-seeds") == 0) return write_seeds(argv[2]);
     if (argc == 2 && strcmp(argv[1], "--write-doc") == 0) return write_page();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_message_comes_back_with_every_field),

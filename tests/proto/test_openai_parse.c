@@ -92,13 +92,35 @@ static void unknown_fields_pass_unharmed(void **state)
 {
     (void)state;
     assert_int_equal(chat("{" USER ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"odd\":{\"x\":"
-                          "[1,2.5,\"\\u00e9\"]},\"response_format\":{\"type\":\"json_object\"}}"),
+                          "[0.1,12345678901234567890,1e999, \"\\u00e9\"]},\"response_format\":{\"type\":\"json_object\"}}"),
                      ERR_OK);
     assert_true(submit.has_tools && submit.has_json_format && !submit.has_parts);
     assert_string_equal(submit.extra_json,
-                        "{\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"odd\":{\"x\":[1,2.5,\"\xc3\xa9\"]},"
+                        "{\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"odd\":{\"x\":[0.1,12345678901234567890,1e999, \"\\u00e9\"]},"
                         "\"response_format\":{\"type\":\"json_object\"}}");
     msg_submit_release(&submit);
+}
+
+static void escapes_are_decoded(void **state)
+{
+    (void)state;
+    assert_int_equal(chat("{\"messages\":[{\"role\":\"user\",\"content\":\"a\\n\\t\\\"\\\\\\/\\u4e00\\ud83d\\ude00\\u00e9\\u0041z\"}]}"),
+                     ERR_OK);
+    assert_string_equal(submit.messages[0].content, "a\n\t\"\\/\xe4\xb8\x80\xf0\x9f\x98\x80\xc3\xa9" "Az");
+    msg_submit_release(&submit);
+}
+
+static void duplicates_are_found_among_many(void **state)
+{
+    (void)state;
+    char body[4096];
+    int n = sprintf(body, "{" USER);
+    for (int i = 0; i < 40; i++) n += sprintf(body + n, ",\"k%d\":1", i);
+    (void)sprintf(body + n, "}");
+    assert_int_equal(chat(body), ERR_OK);
+    msg_submit_release(&submit);
+    (void)sprintf(body + n, ",\"k7\":2}");
+    refused(body, ERR_SYNTAX, "", "duplicate key \"k7\"");
 }
 
 static void parts_are_joined_and_kept_raw(void **state)
@@ -193,7 +215,15 @@ static void what_is_not_json_is_told_where(void **state)
     refused("[1]", ERR_SYNTAX, "", "an array");
     refused("{\"n\":1,\"n\":2," USER "}", ERR_SYNTAX, "", "duplicate");
     refused("{" USER ",\"user\":\"a\\u0000b\"}", ERR_SYNTAX, "", "u0000");
-    refused("{" USER ",\"user\":\"\xff\"}", ERR_SYNTAX, "", "0xff");
+    refused("{" USER ",\"user\":\"\\ud800\"}", ERR_SYNTAX, "", "surrogate");
+    refused("{" USER ",\"user\":\"a\nb\"}", ERR_SYNTAX, "", "control character");
+    refused("{" USER ",\"n\":01}", ERR_SYNTAX, "", "not a number");
+    refused("{" USER ",\"n\":1.}", ERR_SYNTAX, "", "behind the point");
+    refused("{" USER ",}", ERR_SYNTAX, "", "a key in quotes");
+    refused("{" USER "} x", ERR_SYNTAX, "", "follows the end");
+    refused("{" USER ",\"user\":\"\\", ERR_SYNTAX, "", "does not end");
+    refused("{" USER ",\"user\":nul", ERR_SYNTAX, "", "a value is wanted");
+    refused("{" USER ",\"user\":\"\xff\"}", ERR_SYNTAX, "", "not UTF-8");
 }
 
 static char *repeat(const char *open, int times, const char *close)
@@ -259,6 +289,8 @@ int main(void)
         cmocka_unit_test(every_known_field_finds_its_place),
         cmocka_unit_test(null_is_as_if_it_were_not_there),
         cmocka_unit_test(unknown_fields_pass_unharmed),
+        cmocka_unit_test(escapes_are_decoded),
+        cmocka_unit_test(duplicates_are_found_among_many),
         cmocka_unit_test(parts_are_joined_and_kept_raw),
         cmocka_unit_test(tool_turns_are_kept_raw),
         cmocka_unit_test(a_completion_is_read),

@@ -236,7 +236,7 @@ static void a_body_carries_everything_on(void **state)
                 "\"stop\":\"s\",\"logit_bias\":{\"5\":1.5},\"logprobs\":true}",
                 OPENAI_CHAT, NULL, true),
        "{\"model\":\"big\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"x\":1}]}],"
-       "\"temperature\":1.0,\"max_completion_tokens\":5,\"tools\":[{}],\"odd\":null,\"seed\":-3,\"stop\":[\"s\"],"
+       "\"temperature\":1,\"max_completion_tokens\":5,\"tools\":[{}],\"odd\":null,\"seed\":-3,\"stop\":[\"s\"],"
        "\"logit_bias\":{\"5\":1.5},\"logprobs\":true,\"top_logprobs\":0,\"stream\":true,"
        "\"stream_options\":{\"include_usage\":true}}");
     is(body_for("{\"prompt\":\"p\",\"echo\":true,\"n\":2,\"max_tokens\":4}", OPENAI_COMPLETION, NULL, false),
@@ -268,6 +268,10 @@ static void extra_fields_from_a_peer_cannot_replace_ours(void **state)
     struct err e = {0};
     assert_int_equal(openai_upstream_body(&submit, "big", false, &out, &e), ERR_OK);
     assert_null(strstr(out.data, "stolen"));
+    buf_clear(&out);
+    submit.extra_json = "{\"big\": 12345678901234567890, \"half\":0.1}"; /* as they came */
+    assert_int_equal(openai_upstream_body(&submit, "big", false, &out, &e), ERR_OK);
+    assert_non_null(strstr(out.data, ",\"big\":12345678901234567890,\"half\":0.1}"));
     buf_clear(&out);
     submit.extra_json = "{\"model\":";
     assert_int_equal(openai_upstream_body(&submit, "big", false, &out, &e), ERR_SYNTAX);

@@ -56,26 +56,6 @@ static void few_rows_say_nothing(void **state)
     assert_true(isinf(d.low) && isinf(d.high));
 }
 
-static void a_key_stays_in_its_arm_and_shares_are_kept(void **state)
-{
-    (void)state;
-    enum { KEYS = 20000 };
-    int in_30 = 0, in_50 = 0, left = 0, both = 0;
-    for (int i = 0; i < KEYS; i++) {
-        char key[32];
-        (void)snprintf(key, sizeof key, "tenant-%d", i);
-        bool small = arm_second(key, "quantization", 0.3), large = arm_second(key, "quantization", 0.5);
-        in_30 += small;
-        in_50 += large;
-        left += small && !large;
-        both += large && arm_second(key, "prices", 0.5); /* another experiment cuts otherwise */
-    }
-    assert_in_range(in_30, KEYS * 29 / 100, KEYS * 31 / 100);
-    assert_in_range(in_50, KEYS * 49 / 100, KEYS * 51 / 100);
-    assert_int_equal(left, 0);
-    assert_in_range(both, KEYS * 24 / 100, KEYS * 26 / 100);
-}
-
 static void arms_are_read_from_the_log(void **state)
 {
     const struct folder *f = *state;
@@ -113,7 +93,6 @@ int main(void)
         cmocka_unit_test(equal_arms_are_hardly_ever_told_apart_however_often_one_looks),
         cmocka_unit_test(a_real_difference_is_found),
         cmocka_unit_test(few_rows_say_nothing),
-        cmocka_unit_test(a_key_stays_in_its_arm_and_shares_are_kept),
         IN_FOLDER(arms_are_read_from_the_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,8 @@
 """Policies that change while the node runs: set, undone, tried on a share of the traffic; shadow runs as labels."""
 import json
+import subprocess
 
-from ladder import scripted, until
+from ladder import RUNG, scripted, until
 from test_ladder import three_tiers
 
 STAY = {"policy": {"threshold": {"edge": 0.0}, "explore": 0}}
@@ -92,3 +93,34 @@ def test_feedback_becomes_a_label_of_that_request(ladder):
     assert said.status == 200
     label = edge.until_rows(1, "SELECT * FROM labels WHERE source = 'feedback'")[0]
     assert label["value"] == 0 and label["request"] == edge.rows()[0]["request"]
+
+
+def test_the_commands_do_the_same(ladder):
+    edge = two_tiers(ladder)
+
+    def rung(*words):
+        return subprocess.run([RUNG, *words, "--socket", edge.socket], capture_output=True, text=True)
+    assert "threshold_edge" in rung("policy").stdout
+    done = rung("policy", "set", "threshold_edge=1", "threshold_region=1")
+    assert done.returncode == 0 and edge.chat().text == "Forty two."
+    assert rung("tune", "undo").returncode == 0 and edge.chat().text == "forty two"
+    wrong = rung("policy", "set", "treshold_edge=1")
+    assert wrong.returncode == 1 and "treshold_edge" in wrong.stderr
+    assert rung("policy", "go").returncode == 2
+
+
+def test_a_region_sends_its_policy_down_and_privacy_only_gets_tighter(ladder):
+    region = ladder.region(backends=[scripted("mid", "region", "said by region")],
+                           policy={"threshold": {"edge": 0.9, "region": 0.0}, "explore": 0, "send_below": True})
+    willing = ladder.edge("willing", backends=[scripted("small", "edge", "x"), ladder.peer("region")],
+                          policy={"threshold": {"edge": 0.1}, "private_default": True, "accept_from_above": True})
+    wary = ladder.edge("wary", backends=[scripted("small", "edge", "x"), ladder.peer("region")],
+                       policy={"threshold": {"edge": 0.1}})
+    until(lambda: policy(willing)["policy"]["threshold_edge"] == 0.9, "the edge took the policy from above")
+    assert policy(willing)["policy"]["private_default"] is True
+    version = policy(willing)["policy"]["version"]
+    command(region, action="set", policy={"threshold_edge": 0.8})
+    until(lambda: policy(willing)["policy"]["threshold_edge"] == 0.8, "and the next one")
+    assert policy(willing)["policy"]["version"] == version + 1
+    assert policy(wary)["policy"]["threshold_edge"] == 0.1
+    assert [r["source"] for r in willing.rows("SELECT source FROM policies ORDER BY version")] == ["config", "above", "above"]

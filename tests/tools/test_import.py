@@ -273,6 +273,12 @@ def test_what_does_not_fit_is_refused(tmp_path):
         assert done.returncode == 1 and words in done.stderr, done.stderr
     assert not list(tmp_path.glob("out*"))
     (folder.path / "config.json").write_text(json.dumps(config))
+    index = folder.path / "model.safetensors.index.json"
+    kept = index.read_text()
+    index.write_text(kept.replace("model-1.safetensors", "../model-1.safetensors", 1))
+    done = rung("import", folder.path, tmp_path / "out.gguf")
+    assert done.returncode == 1 and "lies in no plain .safetensors file" in done.stderr, done.stderr
+    index.write_text(kept)
     shard = folder.path / "model-1.safetensors"
     whole = shard.read_bytes()
     for cut in (0, 4, 9, len(whole) // 2, len(whole) - 1):

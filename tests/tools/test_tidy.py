@@ -67,7 +67,7 @@ def test_no_function_is_too_long():
 
 def test_no_banned_function_is_called():
     found = [f"{f}:{n}: {line.strip()}" for f in sources(".c", ".h") for n, line in enumerate(code_of(f).split("\n"), 1)
-             if BANNED.search(line)]
+             if BANNED.search(line) and not f.startswith("tests/")]
     assert not found
 
 

@@ -1,0 +1,78 @@
+/* The scheduler's inside, shared by sched.c (queue, ends, thread) and sched_step.c (one step of the backend). */
+#ifndef RUNG_ENGINE_SCHED_PRIVATE_H
+#define RUNG_ENGINE_SCHED_PRIVATE_H
+
+#include "engine/cpu/kernels.h"
+#include "engine/sample.h"
+#include "engine/sched.h"
+#include "engine/sched_pages.h"
+#include "engine/sched_seq.h"
+
+#include <pthread.h>
+
+enum { USERS = 64, RATE_SECONDS = 5, TOKEN_BYTES_MAX = 4096 };
+
+struct list {
+    struct seq *first, *last;
+    int count;
+};
+
+/* What one user was served lately; a table with one row per hash. */
+struct service {
+    double tokens;
+};
+
+struct rate { /* one second's work */
+    int64_t second;
+    double tokens, seconds;
+};
+
+struct sched {
+    struct backend *backend;
+    const struct model *model;
+    const struct tokenizer *tokenizer;
+    struct sched_options options;
+
+    pthread_t thread;
+    pthread_mutex_t lock; /* guards inbox, live, waiting, stop, cancelled, published and the rates */
+    pthread_cond_t wake;
+    struct list inbox;
+    struct seq **live; /* (live_count) every sequence that has not ended, for cancel */
+    int live_count, waiting;
+    bool stop, cancelled;
+    struct engine_stats published;
+
+    /* The scheduler thread's own. */
+    struct list queue, running;
+    struct pages *pages;
+    struct sampler sampler;
+    struct service service[USERS];
+    struct engine_stats stats;
+    struct rate prefill[RATE_SECONDS], decode[RATE_SECONDS];
+    int32_t *tokens, *want; /* (cols_max), (wanted_max) */
+    struct batch_run *runs; /* (slots_max) */
+    struct seq **of_run;    /* (slots_max) */
+    uint32_t *mask;         /* (vocabulary bits) */
+};
+
+/* ---- of sched.c ---- */
+
+void list_push(struct list *l, struct seq *s);
+void list_push_front(struct list *l, struct seq *s);
+void list_remove(struct list *l, struct seq *s);
+/* Tell the sequence's end and free it. `stopped`: a stop string ended it, so that what is held back is not shown. */
+void sched_finish(struct sched *s, struct list *from, struct seq *q, enum engine_finish how, bool stopped);
+void sched_fail(struct sched *s, struct list *from, struct seq *q, const struct err *why);
+/* The youngest running sequence goes back to the head of the queue. */
+void sched_preempt(struct sched *s);
+/* Whole pages that are computed stand in the prefix cache from now on. */
+void sched_enter_pages(struct sched *s, struct seq *q);
+struct service *sched_service(struct sched *s, const struct seq *q);
+double sched_ms(int64_t from_us, int64_t to_us);
+
+/* ---- of sched_step.c ---- */
+
+/* One forward of what runs. */
+void sched_step(struct sched *s);
+
+#endif

@@ -1,0 +1,271 @@
+/* One step of the scheduler: what goes into it, the forward, and what each sequence gets from it. */
+#include "engine/sched_private.h"
+
+#include "base/clock.h"
+
+#include <string.h>
+
+/* All guesses of one step: they are few, so that a step costs little more than without. */
+enum { GUESSES_MAX = 16 };
+
+int sched_cols_max(const struct sched_options *o)
+{
+    return o->slots_max + o->prefill_tokens + (o->draft_tokens ? GUESSES_MAX : 0);
+}
+
+int sched_wanted_max(const struct sched_options *o)
+{
+    return o->slots_max * 2 + (o->draft_tokens ? GUESSES_MAX : 0);
+}
+
+static void count_rate(struct sched *s, struct rate *rates, double tokens, double seconds)
+{
+    (void)pthread_mutex_lock(&s->lock);
+    int64_t now = clock_mono_us() / 1000000;
+    struct rate *r = &rates[now % RATE_SECONDS];
+    if (r->second != now) *r = (struct rate){.second = now};
+    r->tokens += tokens;
+    r->seconds += seconds;
+    (void)pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- what goes into it ---- */
+
+/* Pages for positions up to `end`; fewer when none is left. Returns the position up to which there are pages. */
+static int grow(struct sched *s, struct seq *q, int end)
+{
+    int size = s->backend->page_tokens;
+    while (q->page_count * size < end) {
+        int32_t page = pages_take(s->pages);
+        if (page < 0) break;
+        q->pages[q->page_count++] = page;
+    }
+    int have = q->page_count * size;
+    return have < end ? have : end;
+}
+
+struct plan {
+    struct batch batch;
+    int decodes, guesses;
+};
+
+static void want_rows(struct sched *s, struct plan *p, struct seq *q, int col, int end)
+{
+    int probe = q->prompt_count - 1;
+    q->first_want = q->last_want = -1;
+    if (!q->prefilled && q->want_hidden && probe >= q->computed && probe < end && probe != q->count - 1) {
+        q->first_want = p->batch.wanted;
+        s->want[p->batch.wanted++] = col + probe - q->computed;
+    }
+    if (end < q->count) return;
+    q->last_want = p->batch.wanted;
+    if (q->first_want < 0) q->first_want = q->last_want;
+    for (int i = q->count - 1; i < end; i++) s->want[p->batch.wanted++] = col + i - q->computed;
+}
+
+static void add_run(struct sched *s, struct plan *p, struct seq *q, int end)
+{
+    struct batch *b = &p->batch;
+    int count = end - q->computed;
+    s->of_run[b->runs] = q;
+    s->runs[b->runs++] = (struct batch_run){.first = b->cols, .count = count, .position = q->computed, .pages = q->pages};
+    memcpy(s->tokens + b->cols, q->tokens + q->computed, (size_t)count * sizeof *s->tokens);
+    want_rows(s, p, q, b->cols, end);
+    b->cols += count;
+}
+
+static bool decoding(const struct seq *q)
+{
+    return q->computed == q->count - 1;
+}
+
+/* Guesses for a sequence, as far as pages, the answer's length and the step's share allow. */
+static int guess(struct sched *s, struct plan *p, struct seq *q)
+{
+    int most = GUESSES_MAX / s->running.count, room = q->tokens_max - q->count - 1;
+    if (most > s->options.draft_tokens) most = s->options.draft_tokens;
+    if (most > GUESSES_MAX - p->guesses) most = GUESSES_MAX - p->guesses;
+    if (most > room) most = room;
+    q->guessed = most > 0 ? draft_guess(&q->draft, q->tokens, q->count, most, q->tokens + q->count) : 0;
+    if (q->guessed) q->guessed = grow(s, q, q->count + q->guessed) - q->count;
+    p->guesses += q->guessed;
+    return q->guessed;
+}
+
+/* Decodes first: each needs one column, and the youngest make room where pages are short. */
+static void plan_decodes(struct sched *s, struct plan *p)
+{
+    for (struct seq *q = s->running.first, *next; q; q = next) {
+        if (decoding(q)) {
+            while (grow(s, q, q->count) < q->count && s->running.last != q) sched_preempt(s);
+            if (grow(s, q, q->count) < q->count) {
+                sched_preempt(s); /* itself: it is the youngest */
+                return;
+            }
+            add_run(s, p, q, q->count + guess(s, p, q));
+            p->decodes++;
+        }
+        next = q->next;
+    }
+}
+
+static void plan_prefills(struct sched *s, struct plan *p)
+{
+    int budget = s->options.prefill_tokens;
+    for (struct seq *q = s->running.first; q && budget > 0; q = q->next) {
+        if (decoding(q)) continue;
+        int end = q->computed + budget < q->count ? q->computed + budget : q->count;
+        end = grow(s, q, end);
+        if (end <= q->computed) continue;
+        q->guessed = 0;
+        budget -= end - q->computed;
+        add_run(s, p, q, end);
+    }
+}
+
+/* Nothing could be planned although sequences run: pages are short, and the youngest must yield. */
+static void plan_step(struct sched *s, struct plan *p)
+{
+    do {
+        *p = (struct plan){.batch = {.tokens = s->tokens, .run = s->runs, .want = s->want}};
+        plan_decodes(s, p);
+        plan_prefills(s, p);
+        if (p->batch.cols == 0 && s->running.count > 1) sched_preempt(s);
+        else break;
+    } while (true);
+}
+
+/* ---- what a step gave ---- */
+
+static void tell_prefill(struct sched *s, struct seq *q, const struct batch_out *out, const struct logit_stats *st)
+{
+    q->prefilled = true;
+    q->prefilled_us = clock_mono_us();
+    if (!q->sink.on_prefill) return;
+    (void)s;
+    struct engine_prefill p = {.hidden = q->want_hidden ? out->hidden + (size_t)q->first_want * out->hidden_stride : NULL,
+                               .embedding = s->model->embedding,
+                               .entropy = st->entropy,
+                               .margin = st->margin,
+                               .varentropy = st->varentropy,
+                               .prompt_tokens = q->prompt_count,
+                               .cached_tokens = q->cached,
+                               .queue_ms = sched_ms(q->submitted_us, q->admitted_us),
+                               .prefill_ms = sched_ms(q->admitted_us, q->prefilled_us)};
+    q->sink.on_prefill(q->sink.ctx, q->id, &p);
+}
+
+static int32_t choose(struct sched *s, struct seq *q, const float *logits, const struct logit_stats *st)
+{
+    struct sample_input in = {.logits = logits, .best = st->best, .how = &q->sampling, .choice = q->choice,
+                              .index = q->count - q->prompt_count, .tokens = q->tokens, .count = q->count,
+                              .prompt_count = q->prompt_count};
+    if (q->constraint.mask) {
+        size_t words = ((size_t)s->model->vocabulary + 31) / 32;
+        memset(s->mask, 0xff, words * sizeof *s->mask);
+        q->constraint.mask(q->constraint.ctx, q->constraint_state, s->mask);
+        in.mask = s->mask;
+    }
+    return sample(&s->sampler, &in);
+}
+
+static void tell_token(struct sched *s, struct seq *q, int32_t id, const char *bytes, size_t len, const float *logits,
+                       const struct logit_stats *st)
+{
+    struct engine_alternative top[20];
+    if (q->top_logprobs) sample_top(logits, s->model->vocabulary, st->logsum, top, q->top_logprobs);
+    struct engine_token t = {.index = q->told++,
+                             .id = id,
+                             .bytes = bytes,
+                             .bytes_len = len,
+                             .text = q->text.shown.data,
+                             .text_len = q->text.shown.len,
+                             .logprob = logits[id] - st->logsum,
+                             .entropy = st->entropy,
+                             .margin = st->margin,
+                             .varentropy = st->varentropy,
+                             .top = top,
+                             .top_count = q->top_logprobs};
+    s->stats.completion_tokens++;
+    q->sink.on_token(q->sink.ctx, q->id, &t);
+}
+
+/* The next token of a sequence whose last position has logits. False: that ended the sequence. */
+static bool generate(struct sched *s, struct seq *q, const float *logits, const struct logit_stats *st)
+{
+    int32_t id = choose(s, q, logits, st);
+    if (!q->ignore_eos && tokenizer_is_end(s->tokenizer, id)) {
+        sched_finish(s, &s->running, q, ENGINE_FINISH_STOP, false);
+        return false;
+    }
+    char bytes[TOKEN_BYTES_MAX];
+    size_t len = tokenizer_bytes(s->tokenizer, id, false, bytes, sizeof bytes);
+    if (len > sizeof bytes) len = sizeof bytes;
+    q->tokens[q->count++] = id;
+    sched_service(s, q)->tokens += 1;
+    if (q->constraint.advance) q->constraint_state = q->constraint.advance(q->constraint.ctx, q->constraint_state, id);
+    bool stopped = text_feed(&q->text, bytes, len);
+    tell_token(s, q, id, bytes, len, logits, st);
+    if (stopped) sched_finish(s, &s->running, q, ENGINE_FINISH_STOP, true);
+    else if (q->count >= q->tokens_max) sched_finish(s, &s->running, q, ENGINE_FINISH_LENGTH, false);
+    else return true;
+    return false;
+}
+
+/* Tokens from the logits of the last position, and of the guesses after it for as long as they are what was chosen. */
+static void generate_all(struct sched *s, struct seq *q, const struct batch_out *out, struct logit_stats *st)
+{
+    int guessed = q->guessed;
+    for (int i = 0;; i++) {
+        const float *logits = out->logits + (size_t)(q->last_want + i) * out->logits_stride;
+        if (i > 0 || q->last_want != q->first_want) s->backend->stats(s->backend, logits, s->model->vocabulary, st);
+        int32_t expected = i < guessed ? q->tokens[q->count] : -1;
+        if (!generate(s, q, logits, st)) return;
+        if (i < guessed && q->tokens[q->count - 1] == expected) {
+            q->computed++;
+            continue;
+        }
+        if (guessed) draft_learn(&q->draft, guessed, i);
+        sched_enter_pages(s, q);
+        return;
+    }
+}
+
+static void take_results(struct sched *s, struct seq *q, const struct batch_run *run, const struct batch_out *out)
+{
+    sched_service(s, q)->tokens += run->count - q->guessed;
+    q->computed += run->count - q->guessed; /* guesses count once they have proved right */
+    sched_enter_pages(s, q);
+    if (q->first_want < 0) return;
+    struct logit_stats st;
+    s->backend->stats(s->backend, out->logits + (size_t)q->first_want * out->logits_stride, s->model->vocabulary, &st);
+    if (!q->prefilled) tell_prefill(s, q, out, &st);
+    if (q->last_want < 0) return;
+    generate_all(s, q, out, &st);
+}
+
+static void fail_all(struct sched *s, const struct err *e)
+{
+    while (s->running.first) sched_fail(s, &s->running, s->running.first, e);
+}
+
+void sched_step(struct sched *s)
+{
+    struct plan p;
+    plan_step(s, &p);
+    if (p.batch.cols == 0) return;
+    struct batch_out out;
+    struct err e = {0};
+    int64_t start = clock_mono_us();
+    if (s->backend->forward(s->backend, &p.batch, &out, &e) != ERR_OK) {
+        fail_all(s, &e);
+        return;
+    }
+    double seconds = (double)(clock_mono_us() - start) * 1e-6, cols = p.batch.cols, decodes = p.decodes + p.guesses;
+    if (decodes < cols) count_rate(s, s->prefill, cols - decodes, seconds * (cols - decodes) / cols);
+    s->stats.steps++;
+    int64_t before = s->stats.completion_tokens;
+    for (int r = 0; r < p.batch.runs; r++) take_results(s, s->of_run[r], &s->runs[r], &out);
+    if (p.decodes) count_rate(s, s->decode, (double)(s->stats.completion_tokens - before), seconds * decodes / cols);
+}
+
