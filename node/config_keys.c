@@ -117,6 +117,8 @@ const struct config_key CONFIG_KEYS[] = {
      .help = "Share of the edge's answers that a higher tier answers too, unseen, so that they are judged by agreement."},
     {.name = "policy.budget_usd_per_day", .type = KEY_REAL, .offset = AT(policy.budget_usd_per_day), .unit = "USD",
      .max = 1e9, .concerns = ALL, .help = "What one tenant may spend a day; 0: no limit."},
+    {.name = "policy.send_below", .type = KEY_BOOL, .offset = AT(send_policy), .def = "false", .concerns = R | C,
+     .help = "Whether nodes below are told this policy, now and whenever it changes; they take it only if they accept one."},
     {.name = "policy.accept_from_above", .type = KEY_BOOL, .offset = AT(accept_policy), .def = "false", .concerns = E | R,
      .help = "Whether a policy sent down by the node above is taken; privacy rules only ever get tighter by it."},
     {.name = "policy.price.edge.input_usd", .type = KEY_REAL, .offset = PRICE(TIER_EDGE, input_usd), .unit = MTOK,

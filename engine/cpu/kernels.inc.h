@@ -319,14 +319,59 @@ static void put_kv(uint16_t *k_page, uint16_t *v_page, int slot, const float *k,
     }
 }
 
+/* The block of up to 32 elements as int8 with the scale that is kept, which its rounding to f16 has made a little smaller
+ * or larger. */
+INLINE void quantize_kv(const float *x, int n, int8_t *q, uint16_t *kept)
+{
+    const vf most = vf_set1(65504.0f), least = vf_set1(-65504.0f);
+    vf part[2] = {vf_set1(0), vf_set1(0)};
+    for (int i = 0; i < n / 16; i++) part[i] = vf_max(vf_min(vf_load(x + i * 16), most), least);
+    uint16_t halves[16];
+    vf_to_half(halves, vf_set1(vf_highest(vf_max(vf_abs(part[0]), vf_abs(part[1]))) / 127.0f));
+    float d = half_to_float(halves[0]), inverse = d > 0 ? 1.0f / d : 0.0f;
+    for (int i = 0; i < n / 16; i++) {
+        vf whole = vf_round(vf_mul(part[i], vf_set1(inverse)));
+        vf_to_i8(q + i * 16, vf_max(vf_min(whole, vf_set1(127)), vf_set1(-127)));
+    }
+    *kept = halves[0];
+}
+
+static void put_kv_q8(uint16_t *k_page, uint16_t *v_page, int slot, const float *k, const float *v, int head_dim)
+{
+    int8_t *kq = (int8_t *)(void *)k_page, *vq = (int8_t *)(void *)v_page, q[32];
+    uint16_t *kd = k_page + head_dim / 2 * KV_PAGE_TOKENS, *vd = v_page + head_dim / 2 * KV_PAGE_TOKENS;
+    for (int i = 0; i < head_dim; i += 32) {
+        int n = head_dim - i < 32 ? 16 : 32, scale = i / 32 * KV_PAGE_TOKENS + slot;
+        quantize_kv(k + i, n, q, kd + scale);
+        for (int l = 0; l < n; l++) kq[(i + l) * KV_PAGE_TOKENS + slot] = q[l];
+        quantize_kv(v + i, n, vq + slot * head_dim + i, vd + scale);
+    }
+}
+
+/* The 16 values at `at` of a page's K or V; Q8_0: × their scales. */
+INLINE vf kv_load(const bool q8, const uint16_t *page, int at, vf scale)
+{
+    return q8 ? vf_mul(vf_from_i8((const int8_t *)(const void *)page + at), scale) : vf_from_half(page + at);
+}
+
+/* Q8_0: the scales of block b of the page's 32 tokens. */
+INLINE void kv_scales(const uint16_t *page, int head_dim, int b, vf scale[2])
+{
+    const uint16_t *d = page + (head_dim / 2 + b) * KV_PAGE_TOKENS;
+    scale[0] = vf_from_half(d);
+    scale[1] = vf_from_half(d + 16);
+}
+
 /* One page for R rows: scores, running maximum and sum, weighted values. `valid` of its tokens are written. */
-INLINE void attend_page(const int R, const struct attend *a, int page, int valid, vf *sum, float *highest)
+INLINE void attend_page(const bool q8, const int R, const struct attend *a, int page, int valid, vf *sum, float *highest)
 {
     const uint16_t *k = a->k + (size_t)a->pages[page] * a->page_stride, *v = a->v + (size_t)a->pages[page] * a->page_stride;
     vf s[ATTEND_ROWS][2];
     for (int r = 0; r < R; r++) s[r][0] = s[r][1] = vf_set1(0);
+    vf scale[2] = {vf_set1(0), vf_set1(0)};
     for (int i = 0; i < a->head_dim; i++) {
-        vf lo = vf_from_half(k + i * KV_PAGE_TOKENS), hi = vf_from_half(k + i * KV_PAGE_TOKENS + 16);
+        if (q8 && i % 32 == 0) kv_scales(k, a->head_dim, i / 32, scale);
+        vf lo = kv_load(q8, k, i * KV_PAGE_TOKENS, scale[0]), hi = kv_load(q8, k, i * KV_PAGE_TOKENS + 16, scale[1]);
         for (int r = 0; r < R; r++) {
             vf q = vf_set1(a->q[r][i]);
             s[r][0] = vf_fma(lo, q, s[r][0]);
@@ -355,16 +400,22 @@ INLINE void attend_page(const int R, const struct attend *a, int page, int valid
     }
     for (int i = 0; i < a->head_dim; i += 16) {
         vf acc[ATTEND_ROWS];
+        float d[KV_PAGE_TOKENS] = {0};
+        if (q8) {
+            kv_scales(v, a->head_dim, i / 32, scale);
+            vf_store(d, scale[0]);
+            vf_store(d + 16, scale[1]);
+        }
         for (int r = 0; r < R; r++) acc[r] = vf_mul(vf_load(a->out[r] + i), vf_set1(again[r]));
         for (int t = 0; t < valid; t++) {
-            vf value = vf_from_half(v + t * a->head_dim + i);
+            vf value = kv_load(q8, v, t * a->head_dim + i, vf_set1(d[t]));
             for (int r = 0; r < R; r++) acc[r] = vf_fma(value, vf_set1(p[r][t]), acc[r]);
         }
         for (int r = 0; r < R; r++) vf_store(a->out[r] + i, acc[r]);
     }
 }
 
-INLINE void attend_rows(const int R, const struct attend *a)
+INLINE void attend_rows(const bool q8, const int R, const struct attend *a)
 {
     vf sum[ATTEND_ROWS];
     float highest[ATTEND_ROWS];
@@ -376,7 +427,7 @@ INLINE void attend_rows(const int R, const struct attend *a)
     int last = a->position[R - 1], first = a->window ? a->position[0] - a->window + 1 : 0;
     for (int page = first > 0 ? first / KV_PAGE_TOKENS : 0; page <= last / KV_PAGE_TOKENS; page++) {
         int valid = last + 1 - page * KV_PAGE_TOKENS;
-        attend_page(R, a, page, valid > KV_PAGE_TOKENS ? KV_PAGE_TOKENS : valid, sum, highest);
+        attend_page(q8, R, a, page, valid > KV_PAGE_TOKENS ? KV_PAGE_TOKENS : valid, sum, highest);
     }
     for (int r = 0; r < R; r++) {
         vf inverse = vf_set1(1.0f / vf_sum(sum[r]));
@@ -385,18 +436,24 @@ INLINE void attend_rows(const int R, const struct attend *a)
     }
 }
 
+/* A function of its own for each, so that loops over rows unroll. */
+#define ATTEND(q8, n)                                                                                                  \
+    static __attribute__((noinline)) void attend_##q8##_##n(const struct attend *a)                                    \
+    {                                                                                                                  \
+        attend_rows(q8, n, a);                                                                                         \
+    }
+#define ATTEND_ALL(q8)                                                                                                 \
+    ATTEND(q8, 1) ATTEND(q8, 2) ATTEND(q8, 3) ATTEND(q8, 4) ATTEND(q8, 5) ATTEND(q8, 6) ATTEND(q8, 7) ATTEND(q8, 8)
+#define ATTEND_NAMES(q8)                                                                                               \
+    {attend_##q8##_1, attend_##q8##_2, attend_##q8##_3, attend_##q8##_4,                                               \
+     attend_##q8##_5, attend_##q8##_6, attend_##q8##_7, attend_##q8##_8}
+ATTEND_ALL(0)
+ATTEND_ALL(1)
+
 static void attend(const struct attend *a)
 {
-    switch (a->rows) {
-    case 1: attend_rows(1, a); break;
-    case 2: attend_rows(2, a); break;
-    case 3: attend_rows(3, a); break;
-    case 4: attend_rows(4, a); break;
-    case 5: attend_rows(5, a); break;
-    case 6: attend_rows(6, a); break;
-    case 7: attend_rows(7, a); break;
-    default: attend_rows(8, a); break;
-    }
+    static void (*const BY_ROWS[2][ATTEND_ROWS])(const struct attend *a) = {ATTEND_NAMES(0), ATTEND_NAMES(1)};
+    BY_ROWS[a->q8][a->rows - 1](a);
 }
 
 /* ---- the distribution of a row of logits ---- */
@@ -474,6 +531,7 @@ static void stats(const float *logits, int n, struct logit_stats *out)
                                    .gelu_mul = gelu_mul,                                                               \
                                    .rope = rope,                                                                       \
                                    .put_kv = put_kv,                                                                   \
+                                   .put_kv_q8 = put_kv_q8,                                                             \
                                    .attend = attend,                                                                   \
                                    .softcap = softcap,                                                                 \
                                    .stats = stats}

@@ -74,3 +74,11 @@ def test_what_a_local_model_cannot_do_is_refused_by_name(ladder):
     long = edge.chat("word " * 200000)
     assert long.status in (400, 413) and long.error["message"]
     assert edge.chat("Hello").status == 200
+
+
+@needs_models
+def test_without_a_seed_each_answer_is_drawn_anew(ladder):
+    edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge")])
+    edge.until_tiers("edge")
+    ask = {"temperature": 1.5, "max_tokens": 60, "ignore_eos": True}
+    assert len({edge.chat("Hello there", **ask).text for _ in range(3)}) > 1
