@@ -54,7 +54,7 @@ const struct config_key CONFIG_KEYS[] = {
     {.name = "http.tcp.listen", .type = KEY_TEXT, .offset = AT(http.tcp_listen), .max = ADDRESS_LEN, .concerns = ALL,
      .help = "HOST:PORT for SDKs that need one, such as 127.0.0.1:8600; port 0 picks a free one. Off when not set."},
     {.name = "http.tcp.url_file", .type = KEY_TEXT, .state = true, .offset = AT(http.tcp_url_file), .max = PATH_LEN, .concerns = ALL,
-     .help = "The address in use is written here, http://HOST:PORT/v1."},
+     .help = "The address in use is written here, http://HOST:PORT (the API is below its /v1)."},
     {.name = "http.tcp.auth", .type = KEY_BOOL, .offset = AT(http.tcp_auth), .choices = "none|bearer", .def = "bearer",
      .concerns = ALL, .help = "Whether the TCP port wants a bearer key from http.tcp.keys_file."},
     {.name = "http.tcp.keys_file", .type = KEY_TEXT, .offset = AT(http.keys_file), .max = PATH_LEN, .concerns = ALL,
