@@ -175,6 +175,11 @@ size_t engine_token_bytes(const struct engine *g, int32_t id, bool special, char
     return tokenizer_bytes(g->tokenizer, id, special, out, size);
 }
 
+bool engine_token_ends(const struct engine *g, int32_t id)
+{
+    return tokenizer_is_end(g->tokenizer, id);
+}
+
 /* ChatML, which most models without a template have seen; where its markers are no tokens, "role: content" lines. */
 static enum err_code render_plain(const struct engine *g, const struct engine_message *messages, int count, bool prompt,
                                   struct buf *out, struct err *e)

@@ -67,6 +67,8 @@ ERR_CHECKED enum err_code engine_tokenize(const struct engine *engine, const cha
 /* The raw bytes of one token, not closed by NUL, into `out`; returns the byte count (0 for control tokens unless
  * `special`). `out` may be NULL to ask for the length. */
 size_t engine_token_bytes(const struct engine *engine, int32_t id, bool special, char *out, size_t size);
+/* Whether a token ends the generation (the file may have several). */
+bool engine_token_ends(const struct engine *engine, int32_t id);
 
 struct engine_message {
     const char *role, *content; /* UTF-8; content may be "" */
