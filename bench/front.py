@@ -43,7 +43,7 @@ def load(socket, body, seconds, rate=0):
     numbers = re.findall(r"[\d.]+", out.stdout)
     if len(numbers) < 6 or out.returncode:
         sys.exit(f"{' '.join(command)}: {out.stdout}{out.stderr}")
-    return {"rps": float(numbers[0]), "p50": float(numbers[2]), "p99": float(numbers[4])}
+    return {"rps": float(numbers[0]), "p50": float(numbers[3]), "p99": float(numbers[5])}
 
 
 def wait_for(path):
