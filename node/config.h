@@ -58,6 +58,7 @@ struct config_backend {
     char *model_file;
     int threads, context_tokens, queue_max;
     char *kernels;
+    int kv;                   /* enum engine_kv: f16, q8_0 */
     /* peer */
     char *connect;            /* "tcp://host:7100", "ipc:///path" */
     char *server_key;         /* the other side's public key */

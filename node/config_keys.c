@@ -192,6 +192,8 @@ const struct config_key CONFIG_BACKEND_KEYS[] = {
      .help = "Requests waiting for a slot of the engine; one more is answered 429."},
     {.name = "kernels", .type = KEY_TEXT, .offset = OF(kernels), .max = WORD_LEN, .shown = "the best there are",
      .concerns = L, .help = "Name of the kernel set to use."},
+    {.name = "kv", .type = KEY_CHOICE, .offset = OF(kv), .choices = "f16|q8_0", .def = "f16", .concerns = L,
+     .help = "How the engine keeps what it has read (the KV cache); q8_0 takes half the memory, a little less exact."},
     {.name = "connect", .type = KEY_TEXT, .offset = OF(connect), .max = ADDRESS_LEN, .concerns = P,
      .help = "The peer's zmq.listen as seen from here: tcp://HOST:PORT or ipc://PATH. Needed."},
     {.name = "server_key", .type = KEY_TEXT, .offset = OF(server_key), .max = WORD_LEN, .concerns = P,

@@ -305,9 +305,20 @@ static void halves_round_as_the_hardware_does(void **state)
     assert_int_equal(half_from_float(0x3p-25f), 0x0002);
 }
 
+#ifdef KERNELS_WANTED /* a cross build says which set its machine must have: else the tests above would compare nothing */
+static void the_wanted_set_is_the_best_here(void **state)
+{
+    (void)state;
+    assert_string_equal(kernels_at(0)->name, KERNELS_WANTED);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+#ifdef KERNELS_WANTED
+        cmocka_unit_test(the_wanted_set_is_the_best_here),
+#endif
         cmocka_unit_test(products_equal_a_double_precision_reference),
         cmocka_unit_test(every_set_and_every_batch_gives_the_same_bits),
         cmocka_unit_test(attention_equals_a_double_precision_reference),
