@@ -85,12 +85,17 @@ def stop_left_running():
 
 
 def start_all(processes):
+    """Appends (name, process) of each node. No signal comes between a start and its record: none is forgotten."""
     os.makedirs(HOME, exist_ok=True)
     for name, command in NODES:
-        log = open(os.path.join(HOME, name + ".log"), "wb")
-        processes.append((name, subprocess.Popen([RUNG, *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log,
-                                                 stderr=log, start_new_session=True)))
-        log.close()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            with open(os.path.join(HOME, name + ".log"), "wb") as log:
+                processes.append((name, subprocess.Popen(
+                    [RUNG, *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask))))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def stop_all(processes):
