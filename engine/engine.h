@@ -110,6 +110,7 @@ struct engine_constraint {
     void *ctx;
     void (*mask)(void *ctx, uint64_t state, uint32_t *mask /* (vocabulary + 31) / 32 */);
     uint64_t (*advance)(void *ctx, uint64_t state, int32_t id);
+    const int32_t *if_best; /* NULL, or a token that is allowed only where it is the likeliest of all before the mask */
 };
 
 struct engine_request {

@@ -164,6 +164,8 @@ static int32_t choose(struct sched *s, struct seq *q, const float *logits, const
         size_t words = ((size_t)s->model->vocabulary + 31) / 32;
         memset(s->mask, 0xff, words * sizeof *s->mask);
         q->constraint.mask(q->constraint.ctx, q->constraint_state, s->mask);
+        const int32_t *id = q->constraint.if_best;
+        if (id && *id >= 0 && *id != st->best) s->mask[*id / 32] &= ~(1u << (*id % 32));
         in.mask = s->mask;
     }
     return sample(&s->sampler, &in);

@@ -1,6 +1,7 @@
 /* The engine in this process as a backend. The engine calls back on its own thread; each event is copied and posted to
  * the loop, where the rest happens. The model is read on a thread of its own, so that a node is up before it. Prompts of
  * more than PREPARE_INLINE bytes are rendered and tokenized off the loop. */
+#include "node/grammar.h"
 #include "node/local_prompt.h"
 #include "node/node.h"
 
@@ -25,12 +26,25 @@ struct local {
     struct engine_info info;
     char identity[128], model[BACKEND_WORD];
     struct local_call *calls;
+    struct grammar_vocabulary *vocabulary; /* NULL: the model cannot be held to JSON */
+    struct local_grammar *grammars;
     pthread_t loader;
     bool loading, closed;
     atomic_bool closing; /* read by the engine's threads */
     atomic_int preparing; /* threads that read the engine now */
     atomic_int pending;  /* events, loads and prepared prompts still on their way to the loop */
     struct err trouble;
+};
+
+/* What a call's choices are held to. The engine reads it until the last of them has ended there, even where the call is
+ * gone before. */
+struct local_grammar {
+    struct local_grammar *next;
+    uint64_t call;
+    int holders; /* choices in the engine, and the call */
+    struct grammar *grammar;
+    struct grammar_choice choices[MSG_CHOICES_MAX];
+    struct engine_constraint constraints[MSG_CHOICES_MAX];
 };
 
 struct local_choice {
@@ -46,6 +60,7 @@ struct local_call {
     struct sink sink;
     struct msg_submit submit; /* only params and flags are used; pointers are gone after submit() */
     struct local_choice choices[MSG_CHOICES_MAX];
+    struct local_grammar *grammar; /* NULL: free text */
     int choice_count, running;
     bool started;
     int64_t prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens;
@@ -149,10 +164,23 @@ static struct local_call *call_find(struct local *local, uint64_t id)
     return c;
 }
 
-static void call_unlink(struct local_call *call)
+static void grammar_let_go(struct local *local, uint64_t call)
+{
+    struct local_grammar **at = &local->grammars;
+    while (*at && (*at)->call != call) at = &(*at)->next;
+    struct local_grammar *held = *at;
+    if (!held || --held->holders > 0) return;
+    *at = held->next;
+    grammar_free(held->grammar);
+    free(held);
+}
+
+static void call_free(struct local_call *call)
 {
     *call->prev = call->next;
     if (call->next) call->next->prev = call->prev;
+    if (call->grammar) grammar_let_go(call->local, call->id);
+    free(call);
 }
 
 static void call_cancel_choices(struct local_call *call)
@@ -168,8 +196,7 @@ static void call_fail(struct local_call *call, enum err_code code, const char *m
     char copy[240];
     (void)snprintf(copy, sizeof copy, "%s", message);
     call_cancel_choices(call);
-    call_unlink(call);
-    free(call);
+    call_free(call);
     sink.on_error(sink.ctx, &(struct msg_error){.code = code, .message = copy, .retryable = err_retryable(code)});
 }
 
@@ -249,8 +276,7 @@ static void finish(struct local_call *call)
                             .backend = l->backend.name, .tier = l->config->tier,
                             .total_ms = (double)(clock_mono_us() - call->start_us) / 1000};
     for (int i = 0; i < call->choice_count; i++) done.finish[i] = call->choices[i].finish;
-    call_unlink(call);
-    free(call);
+    call_free(call);
     sink.on_done(sink.ctx, &done);
 }
 
@@ -282,6 +308,7 @@ static void on_event(void *ctx, void *arg)
     struct local_call *call = local->closed ? NULL : call_find(local, id);
     if (call && event->kind != EVENT_ERROR) say_start(call);
     if (call) call = call_find(local, id);
+    if (event->kind == EVENT_DONE || event->kind == EVENT_ERROR) grammar_let_go(local, id);
     if (call) {
         switch (event->kind) {
         case EVENT_PREFILL: if (index == 0) tell_prefill(call, &event->prefill); break;
@@ -304,6 +331,39 @@ static bool ends_thinking(const struct local *local, const int32_t *tokens, int 
 }
 
 /* ---- submitting ---- */
+
+/* What a response_format asks for, for all choices of a call. */
+static enum err_code grammar_hold(struct local_call *call, const struct msg_submit *s, struct err *e)
+{
+    struct local *local = call->local;
+    struct grammar *grammar = NULL;
+    if (!s->has_json_format) return ERR_OK;
+    if (!local->vocabulary) return err_set_param(e, ERR_UNSUPPORTED, "response_format", "model %s cannot be held to JSON", local->model);
+    enum err_code code = grammar_new(&grammar, local->vocabulary, s->extra_json, e);
+    if (code != ERR_OK || !grammar) return code;
+    struct local_grammar *held = calloc(1, sizeof *held);
+    if (!held) {
+        grammar_free(grammar);
+        return err_set(e, ERR_MEMORY, "no memory for a grammar");
+    }
+    *held = (struct local_grammar){.next = local->grammars, .call = call->id, .holders = 1, .grammar = grammar};
+    local->grammars = call->grammar = held;
+    return ERR_OK;
+}
+
+/* `said`: what another model has said already as text, which the prompt ends with. */
+static enum err_code hold_to_grammar(struct local_call *call, int index, struct engine_request *r, const struct msg_prefix *said,
+                                     bool thinking, struct err *e)
+{
+    struct local_grammar *held = call->grammar;
+    struct grammar_choice *choice = &held->choices[index];
+    grammar_choice_init(choice, held->grammar, thinking);
+    if (said && said->content && !grammar_choice_feed(choice, said->content, strlen(said->content)))
+        return err_set_param(e, ERR_UNSUPPORTED, "response_format", "the answer so far, by another model, does not fit response_format");
+    held->constraints[index] = grammar_constraint(choice);
+    r->constraint = &held->constraints[index];
+    return ERR_OK;
+}
 
 static enum err_code submit_choice(struct local_call *call, int index, struct prompt *p, const struct msg_submit *s,
                                    struct engine_request *r, struct err *e)
@@ -340,17 +400,24 @@ static enum err_code submit_choice(struct local_call *call, int index, struct pr
     r->prompt = prompt;
     r->choice = index;
     r->want_hidden = index == 0 && local->config->tier == TIER_EDGE;
-    c->reasoning = ends_thinking(local, prompt, r->prompt_count);
+    bool thinking = joined ? !(prefix->content && prefix->content[0]) : ends_thinking(local, prompt, r->prompt_count);
+    c->reasoning = thinking;
     for (int i = 0; i < r->prefix_count; i++) {
         if (r->prefix[i] == local->info.think_open) c->reasoning = true;
         if (r->prefix[i] == local->info.think_close) c->reasoning = false;
     }
     c->prefix_count = r->prefix_count;
     c->next_index = r->prefix_count;
+    if (code == ERR_OK && call->grammar) code = hold_to_grammar(call, index, r, joined ? prefix : NULL, thinking, e);
+    if (code != ERR_OK) {
+        free(joined);
+        return code;
+    }
     const struct engine_sink sink = {local, engine_on_prefill, engine_on_token, engine_on_done, engine_on_error};
     code = engine_submit(local->engine, call->id * MSG_CHOICES_MAX + (uint64_t)index, r, &sink, e);
     free(joined);
     if (code != ERR_OK) return code;
+    if (call->grammar) call->grammar->holders++;
     c->running = true;
     call->running++;
     return ERR_OK;
@@ -441,7 +508,10 @@ static enum err_code local_submit(struct backend *backend, uint64_t id, const st
     call->prev = &local->calls;
     if (local->calls) local->calls->prev = &call->next;
     local->calls = call;
-    if (prompt_bytes(submit) > PREPARE_INLINE) {
+    code = grammar_hold(call, submit, e);
+    if (code != ERR_OK) {
+        /* told below */
+    } else if (prompt_bytes(submit) > PREPARE_INLINE) {
         code = prepare_off_loop(local, p, submit, e);
         if (code == ERR_OK) return ERR_OK;
     } else {
@@ -451,8 +521,7 @@ static enum err_code local_submit(struct backend *backend, uint64_t id, const st
     prompt_free(p);
     if (code == ERR_OK) return ERR_OK;
     call_cancel_choices(call);
-    call_unlink(call);
-    free(call);
+    call_free(call);
     return code;
 }
 
@@ -461,8 +530,7 @@ static void local_cancel(struct backend *backend, uint64_t id)
     struct local_call *call = call_find(backend->impl, id);
     if (!call) return;
     call_cancel_choices(call);
-    call_unlink(call);
-    free(call);
+    call_free(call);
 }
 
 static void local_free(struct backend *backend)
@@ -474,6 +542,14 @@ static void local_free(struct backend *backend)
     while (atomic_load(&local->preparing) > 0) (void)usleep(1000);
     engine_close(local->engine);
     local->engine = NULL;
+    for (struct local_grammar *g = local->grammars, *next; g; g = next) {
+        next = g->next;
+        grammar_free(g->grammar);
+        free(g);
+    }
+    local->grammars = NULL;
+    grammar_vocabulary_free(local->vocabulary);
+    local->vocabulary = NULL;
     local->closed = true;
     maybe_free(local); /* else when the last event has come out of the loop's queue */
 }
@@ -518,7 +594,9 @@ static void on_opened(void *ctx, void *arg)
     b->models[0] = (struct msg_model){.name = local->model, .identity = local->identity, .context_tokens = local->info.context_tokens,
                                       .tier = local->config->tier, .price_input_usd = local->config->price.input_usd,
                                       .price_output_usd = local->config->price.output_usd,
-                                      .price_reasoning_usd = local->config->price.reasoning_usd, .can_prefix = true};
+                                      .price_reasoning_usd = local->config->price.reasoning_usd, .can_prefix = true,
+                                      .can_json = local->vocabulary != NULL};
+    if (!local->vocabulary) textlog(TEXTLOG_WARN, "no_json", "backend=%s why=\"%s\"", b->name, local->trouble.msg);
     b->model_count = 1;
     b->health = BACKEND_UP;
     textlog(TEXTLOG_INFO, "model_ready", "backend=%s model=%s kernels=%s bytes=%lld", b->name, local->model, local->info.kernels,
@@ -534,6 +612,7 @@ static void *load_thread(void *arg)
                                            .queue_max = c->queue_max, .context_tokens = c->context_tokens,
                                            .kv = c->kv ? ENGINE_KV_Q8_0 : ENGINE_KV_F16};
     if (engine_open(&local->engine, &options, &local->trouble) != ERR_OK) local->engine = NULL;
+    else if (grammar_vocabulary_of(&local->vocabulary, local->engine, &local->trouble) != ERR_OK) local->vocabulary = NULL;
     local_post(local, on_opened, NULL);
     return NULL;
 }

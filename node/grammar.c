@@ -121,6 +121,7 @@ static void on_mask(void *ctx, uint64_t state, uint32_t *mask)
     const uint32_t *bits = phase == PHASE_LOST || at == STATE_DEAD ? v->ends : mask_of(c->grammar, at);
     if (!bits) bits = v->ends;
     memcpy(mask, bits, v->words * sizeof *mask);
+    /* A model that would think unasked may, but is not driven to it because all else it would say is forbidden: if_best. */
     bool may_think = phase == PHASE_START && c->start == c->grammar->root && v->think_open >= 0 && v->think_close >= 0;
     if (may_think) mask[v->think_open / 32] |= 1u << (v->think_open % 32);
 }
@@ -170,7 +171,7 @@ bool grammar_choice_feed(struct grammar_choice *c, const char *text, size_t len)
 
 struct engine_constraint grammar_constraint(struct grammar_choice *c)
 {
-    return (struct engine_constraint){c, on_mask, on_advance};
+    return (struct engine_constraint){c, on_mask, on_advance, &c->grammar->vocabulary->think_open};
 }
 
 int grammar_check(struct grammar *g, const char *text, size_t len)
