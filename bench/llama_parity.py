@@ -2,7 +2,7 @@
 
     python3 bench/llama_parity.py --server PATH/llama-server [--rung build/rung] [--prompts 300] [--replies 150] [--model FILE ...]
 
-Prompts are those of models/demo-outcomes.jsonl.gz, half English, half Chinese, rendered as the chat template renders
+Prompts are those of tests/data/demo-outcomes.jsonl.gz, half English, half Chinese, rendered as the chat template renders
 them; both programs get the same text. Texts of random characters are tokenised as well. Where two replies part, the line
 below gives both programs' distance between the two tokens there in nats (theirs from its log-probabilities): rounding
 in a different order decides only between tokens that are close.
