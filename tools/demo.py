@@ -16,7 +16,7 @@ import unicodedata
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HOME = os.path.join(ROOT, "build", "demo")
 RUNG = os.path.join(ROOT, "build", "rung")
-SOCKET = os.path.join(HOME, "edge.sock")
+SOCKET = os.path.join("build", "demo", "edge.sock")  # from ROOT: a socket's path may hold 107 bytes only
 START_LIMIT_S = 60
 SEED = 7
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -249,6 +249,8 @@ def main():
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--stop", action="store_true")
     options = parser.parse_args()
+    os.chdir(ROOT)
+    sys.stdout.reconfigure(errors="replace")  # Chinese on a terminal of another encoding
     if options.stop:
         print(f"stopped {stop_left_running()} processes")
         return
