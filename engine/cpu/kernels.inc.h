@@ -26,75 +26,60 @@ INLINE vb quants(enum gguf_type type, const uint8_t *low, const uint8_t *high, i
     return type == GGUF_IQ4_NL ? vb_iq4nl(q) : q;
 }
 
-/* Scales of sub-block s (of all 16 rows), and minus their mins. */
-INLINE vf scales(enum gguf_type type, const struct packed *w, const uint8_t *panel, int s)
+/* Scales of sub-block s of a chunk (of all 16 rows), and minus their mins. */
+INLINE vf scales(enum gguf_type type, const uint8_t *chunk, int s)
 {
-    if (!pack_super(type)) return vf_from_half((const uint16_t *)(const void *)(panel + w->scale) + s * 16);
-    const uint16_t *super = (const uint16_t *)(const void *)(panel + w->super);
-    const int per = PACK_SUPER / pack_sub(type);
-    return vf_mul(vf_from_half(super + s / per * 16), vf_from_i8((const int8_t *)panel + w->scale + s * 16));
+    if (!pack_super(type)) return vf_from_half((const uint16_t *)(const void *)chunk + s * 16);
+    return vf_mul(vf_from_half((const uint16_t *)(const void *)(chunk + pack_at_super(type))), vf_from_i8((const int8_t *)chunk + s * 16));
 }
 
-INLINE vf offsets(enum gguf_type type, const struct packed *w, const uint8_t *panel, int s)
+INLINE vf offsets(enum gguf_type type, const uint8_t *chunk, int s)
 {
-    if (!pack_super(type)) return vf_from_half((const uint16_t *)(const void *)(panel + w->min) + s * 16);
-    const uint16_t *super = (const uint16_t *)(const void *)(panel + w->super_min);
-    const int per = PACK_SUPER / pack_sub(type);
-    vf m = vf_mul(vf_from_half(super + s / per * 16), vf_from_u8(panel + w->min + s * 16));
+    const uint8_t *at = chunk + pack_at_min(type);
+    if (!pack_super(type)) return vf_from_half((const uint16_t *)(const void *)at + s * 16);
+    vf m = vf_mul(vf_from_half((const uint16_t *)(const void *)(chunk + pack_at_super_min(type))), vf_from_u8(at + s * 16));
     return vf_sub(vf_set1(0), m);
 }
 
-/* With few columns the weights come from memory as fast as it gives them. The hardware follows a section once it runs,
- * but starts late on each: ask for the beginning of the next panel's, and for its scales, while this one is worked on. */
-enum { PREFETCH_AHEAD = 2048 };
-INLINE void prefetch_section(const struct packed *w, const uint8_t *section, size_t bytes, int block, int blocks)
+/* Block i of a chunk × N columns; b: of the panel. */
+INLINE void multiply_block(enum gguf_type type, const int N, const uint8_t *chunk, const int i, int b, const struct acts *x, int c0,
+                           vf *acc)
 {
-    size_t at = (size_t)block * bytes + PREFETCH_AHEAD, end = (size_t)blocks * bytes;
-    if (at < end) return;
-    section += at - end + w->panel_bytes;
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(section + i, 0, 3);
-}
-
-INLINE void prefetch(const struct packed *w, const uint8_t *panel, size_t low, size_t high, int block, int blocks)
-{
-    prefetch_section(w, panel, low, block, blocks);
-    if (high) prefetch_section(w, panel + w->high, high, block, blocks);
-    size_t scale = w->scale + (size_t)block * 64;
-    if (scale < w->panel_bytes) __builtin_prefetch(panel + w->panel_bytes + scale, 0, 3);
+    const int zero = pack_zero(type), subs = 32 / pack_sub(type), groups = 8 / subs;
+    const size_t first = (size_t)c0 * (size_t)(x->k / 32);
+    const int8_t *a = x->q + first * 32;
+    const float *d = x->d + first, *ds = subs == 1 ? x->ds32 + first : x->ds16 + first * 2;
+    const int32_t *sums = subs == 1 ? x->n32 + first : x->n16 + first * 2;
+    const uint8_t *low = chunk + pack_at_block(type, i), *high = low + pack_low(type);
+    for (int s = 0; s < subs; s++) {
+        vi dots[VEC_WIDEST];
+        for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + s) * N + c, zero);
+#pragma GCC unroll 8
+        for (int j = 0; j < groups; j++) {
+            vb q = quants(type, low, high, s * groups + j);
+            const int8_t *at = a + (b * 8 + s * groups + j) * N * 4;
+            for (int c = 0; c < N; c++) dots[c] = vi_dot(dots[c], q, at + c * 4, zero);
+        }
+        vf scale = scales(type, chunk, i * subs + s);
+        for (int c = 0; c < N; c++)
+            acc[c] = vf_fma(vf_from_vi(dots[c]), vf_mul(scale, vf_set1(d[b * N + c])), acc[c]);
+        if (pack_has_min(type)) {
+            vf offset = offsets(type, chunk, i * subs + s);
+            for (int c = 0; c < N; c++)
+                acc[c] = vf_fma(offset, vf_set1(ds[(b * subs + s) * N + c]), acc[c]);
+        }
+    }
 }
 
 /* One panel × N columns of one group, starting at column c0. */
 INLINE void multiply(enum gguf_type type, const int N, const struct packed *w, const uint8_t *panel,
                      const struct acts *x, int c0, float *y, size_t ldy)
 {
-    const int zero = pack_zero(type), subs = 32 / pack_sub(type), groups = 8 / subs, blocks = w->k / 32;
-    const size_t low = (size_t)pack_low(type), high = (size_t)pack_high(type), first = (size_t)c0 * (size_t)(w->k / 32);
-    const int8_t *a = x->q + first * 32;
-    const float *d = x->d + first, *ds = subs == 1 ? x->ds32 + first : x->ds16 + first * 2;
-    const int32_t *sums = subs == 1 ? x->n32 + first : x->n16 + first * 2;
+    const int blocks = w->k / 32, each = pack_chunk_blocks(type), bytes = pack_chunk_bytes(type);
     vf acc[VEC_WIDEST];
     for (int c = 0; c < N; c++) acc[c] = vf_set1(0);
-    for (int b = 0; b < blocks; b++) {
-        if (N <= 4) prefetch(w, panel, low, high, b, blocks);
-        for (int s = 0; s < subs; s++) {
-            vi dots[VEC_WIDEST];
-            for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + s) * N + c, zero);
-#pragma GCC unroll 8
-            for (int j = 0; j < groups; j++) {
-                vb q = quants(type, panel + (size_t)b * low, panel + w->high + (size_t)b * high, s * groups + j);
-                const int8_t *at = a + (b * 8 + s * groups + j) * N * 4;
-                for (int c = 0; c < N; c++) dots[c] = vi_dot(dots[c], q, at + c * 4, zero);
-            }
-            vf scale = scales(type, w, panel, b * subs + s);
-            for (int c = 0; c < N; c++)
-                acc[c] = vf_fma(vf_from_vi(dots[c]), vf_mul(scale, vf_set1(d[b * N + c])), acc[c]);
-            if (pack_has_min(type)) {
-                vf offset = offsets(type, w, panel, b * subs + s);
-                for (int c = 0; c < N; c++)
-                    acc[c] = vf_fma(offset, vf_set1(ds[(b * subs + s) * N + c]), acc[c]);
-            }
-        }
-    }
+    for (int b = 0; b < blocks; b += each, panel += bytes)
+        for (int i = 0; i < each && b + i < blocks; i++) multiply_block(type, N, panel, i, b + i, x, c0, acc);
     for (int c = 0; c < N; c++) vf_store(y + (size_t)c * ldy, acc[c]);
 }
 
