@@ -11,6 +11,7 @@
 
 struct backend;
 struct prefix_map;
+struct engine_stats;
 
 /* What comes back. At most one on_prefill, zero or more on_token, then exactly one on_done or on_error, never before
  * the submit call has returned. on_start comes once before the first token, or before on_done where there is none. */
@@ -39,6 +40,8 @@ struct backend_ops {
     void (*cancel)(struct backend *backend, uint64_t call);
     /* Give everything back. Running calls are cancelled. */
     void (*free)(struct backend *backend);
+    /* The engine's figures, where there is one in this process and it is open: else false. NULL: never. */
+    bool (*stats)(const struct backend *backend, struct engine_stats *out);
 };
 
 enum backend_health { BACKEND_STARTING, BACKEND_UP, BACKEND_DOWN, BACKEND_DRAINING };

@@ -554,16 +554,15 @@ static void local_free(struct backend *backend)
     maybe_free(local); /* else when the last event has come out of the loop's queue */
 }
 
-static const struct backend_ops LOCAL_OPS = {"local", local_submit, local_cancel, local_free};
-
-bool backend_local_stats(const struct backend *backend, struct engine_stats *out)
+static bool local_stats(const struct backend *backend, struct engine_stats *out)
 {
-    if (backend->ops != &LOCAL_OPS) return false;
     const struct local *local = backend->impl;
     if (local->loading || !local->engine) return false; /* while it is read, the engine is the loader's */
     engine_stats(local->engine, out);
     return true;
 }
+
+static const struct backend_ops LOCAL_OPS = {"local", local_submit, local_cancel, local_free, local_stats};
 
 /* ---- opening ---- */
 
