@@ -10,6 +10,7 @@
 #include "proto/msg.h"
 
 struct backend;
+struct engine_stats;
 struct prefix_map;
 
 /* What comes back. At most one on_prefill, zero or more on_token, then exactly one on_done or on_error, never before
@@ -53,6 +54,7 @@ struct backend {
     int slots, slots_free;         /* 0 slots: no bound of its own */
     struct msg_model models[MSG_MODELS_MAX]; /* what it answers with; strings live as long as the backend says so */
     int model_count;               /* a peer lists the models (and tiers) it reaches */
+    void (*stats)(const struct backend *backend, struct engine_stats *out); /* of its engine; NULL: none in this process */
     /* kept by the node (node/health.c): */
     int order;                     /* lower first */
     double weight;

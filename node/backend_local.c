@@ -480,13 +480,10 @@ static void local_free(struct backend *backend)
 
 static const struct backend_ops LOCAL_OPS = {"local", local_submit, local_cancel, local_free};
 
-bool backend_local_stats(const struct backend *backend, struct engine_stats *out)
+static void local_stats(const struct backend *backend, struct engine_stats *out)
 {
-    if (backend->ops != &LOCAL_OPS) return false;
     const struct local *local = backend->impl;
-    if (local->loading || !local->engine) return false; /* while it is read, the engine is the loader's */
     engine_stats(local->engine, out);
-    return true;
 }
 
 /* ---- opening ---- */
@@ -520,6 +517,7 @@ static void on_opened(void *ctx, void *arg)
                                       .price_output_usd = local->config->price.output_usd,
                                       .price_reasoning_usd = local->config->price.reasoning_usd, .can_prefix = true};
     b->model_count = 1;
+    b->stats = local_stats;
     b->health = BACKEND_UP;
     textlog(TEXTLOG_INFO, "model_ready", "backend=%s model=%s kernels=%s bytes=%lld", b->name, local->model, local->info.kernels,
             (long long)local->info.bytes);

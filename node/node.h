@@ -127,9 +127,6 @@ const struct policy *node_policy_for(const struct node *node, const struct msg_s
 bool node_health_json(const struct node *node, bool ready, struct buf *out);
 
 /* ---- making backends ---- */
-/* What the engine of a local backend says of itself; false for other backends and until the model is read. */
-struct engine_stats;
-bool backend_local_stats(const struct backend *backend, struct engine_stats *out);
 ERR_CHECKED enum err_code backend_local_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);
 ERR_CHECKED enum err_code backend_upstream_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);
 ERR_CHECKED enum err_code backend_scripted_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);
