@@ -10,6 +10,7 @@
 #include "proto/msg.h"
 
 struct backend;
+struct engine_stats;
 struct prefix_map;
 struct engine_stats;
 
@@ -40,8 +41,6 @@ struct backend_ops {
     void (*cancel)(struct backend *backend, uint64_t call);
     /* Give everything back. Running calls are cancelled. */
     void (*free)(struct backend *backend);
-    /* The engine's figures, where there is one in this process and it is open: else false. NULL: never. */
-    bool (*stats)(const struct backend *backend, struct engine_stats *out);
 };
 
 enum backend_health { BACKEND_STARTING, BACKEND_UP, BACKEND_DOWN, BACKEND_DRAINING };
@@ -56,6 +55,7 @@ struct backend {
     int slots, slots_free;         /* 0 slots: no bound of its own */
     struct msg_model models[MSG_MODELS_MAX]; /* what it answers with; strings live as long as the backend says so */
     int model_count;               /* a peer lists the models (and tiers) it reaches */
+    void (*stats)(const struct backend *backend, struct engine_stats *out); /* of its engine; NULL: none in this process */
     /* kept by the node (node/health.c): */
     int order;                     /* lower first */
     double weight;

@@ -554,15 +554,13 @@ static void local_free(struct backend *backend)
     maybe_free(local); /* else when the last event has come out of the loop's queue */
 }
 
-static bool local_stats(const struct backend *backend, struct engine_stats *out)
+static const struct backend_ops LOCAL_OPS = {"local", local_submit, local_cancel, local_free};
+
+static void local_stats(const struct backend *backend, struct engine_stats *out)
 {
     const struct local *local = backend->impl;
-    if (local->loading || !local->engine) return false; /* while it is read, the engine is the loader's */
     engine_stats(local->engine, out);
-    return true;
 }
-
-static const struct backend_ops LOCAL_OPS = {"local", local_submit, local_cancel, local_free, local_stats};
 
 /* ---- opening ---- */
 
@@ -597,6 +595,7 @@ static void on_opened(void *ctx, void *arg)
                                       .can_json = local->vocabulary != NULL};
     if (!local->vocabulary) textlog(TEXTLOG_WARN, "no_json", "backend=%s why=\"%s\"", b->name, local->trouble.msg);
     b->model_count = 1;
+    b->stats = local_stats;
     b->health = BACKEND_UP;
     textlog(TEXTLOG_INFO, "model_ready", "backend=%s model=%s kernels=%s bytes=%lld", b->name, local->model, local->info.kernels,
             (long long)local->info.bytes);

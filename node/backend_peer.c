@@ -70,7 +70,7 @@ static void guess_models(struct backend *b, enum tier self)
     for (int t = (int)self + 1; t < TIERS; t++) b->models[b->model_count++] = (struct msg_model){.tier = (enum tier)t};
 }
 
-static const struct backend_ops PEER_OPS = {"peer", peer_submit, peer_cancel, peer_free, NULL};
+static const struct backend_ops PEER_OPS = {"peer", peer_submit, peer_cancel, peer_free};
 
 enum err_code backend_peer_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e)
 {

@@ -138,7 +138,7 @@ static void script_free(struct backend *backend)
     free(s);
 }
 
-static const struct backend_ops SCRIPT_OPS = {"scripted", script_submit, script_cancel, script_free, NULL};
+static const struct backend_ops SCRIPT_OPS = {"scripted", script_submit, script_cancel, script_free};
 
 enum err_code backend_scripted_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e)
 {

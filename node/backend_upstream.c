@@ -508,7 +508,7 @@ static void fill_backend(struct backend *b, const struct config_backend *c)
     b->model_count = 1;
 }
 
-static const struct backend_ops UPSTREAM_OPS = {"upstream", upstream_submit, upstream_cancel, upstream_free, NULL};
+static const struct backend_ops UPSTREAM_OPS = {"upstream", upstream_submit, upstream_cancel, upstream_free};
 
 enum err_code backend_upstream_new(struct backend **out, struct node *node, const struct config_backend *config,
                                    struct err *e)

@@ -36,7 +36,7 @@ static void worker_free(struct backend *backend)
     free(w);
 }
 
-static const struct backend_ops WORKER_OPS = {"worker", worker_submit, worker_cancel, worker_free, NULL};
+static const struct backend_ops WORKER_OPS = {"worker", worker_submit, worker_cancel, worker_free};
 
 static struct broker_worker *worker_find(const struct broker *broker, const char *name)
 {

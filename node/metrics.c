@@ -172,11 +172,12 @@ static void write_engines(const struct node *node, struct buf *out)
     struct engine_stats stats;
     double values[ENGINE_ROWS_COUNT];
     bool any = false;
-    for (const struct backend *b = node->backends; b && !any; b = b->next) any = b->ops->stats && b->ops->stats(b, &stats);
+    for (const struct backend *b = node->backends; b && !any; b = b->next) any = b->stats != NULL;
     for (int i = 0; any && i < ENGINE_ROWS_COUNT; i++) {
         head(out, ENGINE_ROWS[i].name, ENGINE_ROWS[i].type, ENGINE_ROWS[i].help);
         for (const struct backend *b = node->backends; b; b = b->next) {
-            if (!b->ops->stats || !b->ops->stats(b, &stats)) continue;
+            if (!b->stats) continue;
+            b->stats(b, &stats);
             engine_values(&stats, values);
             buf_addf(out, "%s{backend=\"%s\"} %.9g\n", ENGINE_ROWS[i].name, b->name, values[i]);
         }

@@ -50,7 +50,7 @@ INLINE void multiply_block(enum gguf_type type, const int N, const uint8_t *chun
     const int8_t *a = x->q + first * 32;
     const float *d = x->d + first, *ds = subs == 1 ? x->ds32 + first : x->ds16 + first * 2;
     const int32_t *sums = subs == 1 ? x->n32 + first : x->n16 + first * 2;
-    const uint8_t *low = chunk + pack_at_block(type, i), *high = low + pack_low(type);
+    const uint8_t *high = chunk + pack_at_block(type, i), *low = high + pack_high(type);
     for (int s = 0; s < subs; s++) {
         vi dots[VEC_WIDEST];
         for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + s) * N + c, zero);

@@ -306,8 +306,8 @@ static void put_quants(const struct pack_format *f, const struct packed *w, uint
     for (int b = 0; b < w->k / 32; b++) {
         int i = b;
         uint8_t *chunk = chunk_of(w->type, panel, &i);
-        uint32_t *low = (uint32_t *)(void *)(chunk + pack_at_block(w->type, i)) + lane;
-        put_block(f, q + b * 32, low, low + f->low / 4);
+        uint32_t *high = (uint32_t *)(void *)(chunk + pack_at_block(w->type, i)) + lane;
+        put_block(f, q + b * 32, high + f->high / 4, high);
     }
 }
 

@@ -9,8 +9,8 @@
  *           mins       [columns/sub][16]   f16, or the u8 of a k-quant
  *           super      [16] f16, super mins [16] f16: k-quants
  *           and, from a multiple of 64 on, for each block of 32 columns
- *           low bits   [groups packed][64]
  *           high bits  [groups packed][64]  5-, 6- and 3-bit types
+ *           low bits   [groups packed][64]
  *
  * So a product of one column reads its matrix from the first byte to the last. That is what memory is fastest at (the
  * parts in sections of their own gave half to two thirds of its rate), and it needs no software prefetch.
@@ -87,7 +87,7 @@ static inline int pack_at_super_min(enum gguf_type t)
 {
     return pack_at_super(t) + (pack_super(t) ? 32 : 0);
 }
-/* Where block i begins; its high bits stand pack_low behind. */
+/* Where block i begins; the low bits stand pack_high behind its high ones. */
 static inline int pack_at_block(enum gguf_type t, int i)
 {
     int head = pack_at_super_min(t) + (pack_super(t) && pack_has_min(t) ? 32 : 0);
