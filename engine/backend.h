@@ -27,7 +27,7 @@ struct batch_out { /* rows in the order of `want`; live until the next forward *
 struct backend_options {
     const char *kernels;
     int threads;
-    bool pin;
+    bool pin, kv_q8; /* kv_q8: the KV cache in Q8_0, else F16 */
     int pages, cols_max, wanted_max;
 };
 
@@ -44,7 +44,7 @@ struct backend {
 /* The CPU backend: packs the weights. Blocks. Errors: ERR_MEMORY, ERR_INVALID (no such kernel set here). */
 ERR_CHECKED enum err_code cpu_open(struct backend **out, const struct model *model, const struct backend_options *options,
                                    struct err *e);
-/* How many tokens a KV page of the CPU holds, and its bytes. */
-int64_t cpu_page_bytes(const struct model *model);
+/* The bytes of a KV page of the CPU. */
+int64_t cpu_page_bytes(const struct model *model, bool kv_q8);
 
 #endif

@@ -93,18 +93,19 @@ static enum err_code start(struct engine *g, const struct engine_options *o, str
                               .draft_tokens = o->draft_tokens < 0 ? 0 : o->draft_tokens == 0 || o->draft_tokens > DRAFT_MAX ? DRAFT_MAX : o->draft_tokens};
     if (o->slots_max > 1024 || o->queue_max > 1 << 20 || o->prefill_tokens > 1 << 14 || o->context_tokens > 1 << 24)
         return err_set(e, ERR_INVALID, "at most 1024 slots, a queue of 1048576, 16384 prefill tokens, a context of 16777216");
-    if (o->kv != ENGINE_KV_F16) return err_set(e, ERR_UNSUPPORTED, "a KV cache of Q8_0 is not supported yet; use F16");
     if (s.context_tokens < 2) return err_set(e, ERR_INVALID, "a context of %d tokens; 2 are the least", s.context_tokens);
     const int page = 32;
     int64_t of_one = (s.context_tokens + page - 1) / page, pages = of_one * s.slots_max;
-    if (o->kv_bytes_max > 0) pages = o->kv_bytes_max / cpu_page_bytes(g->model);
+    bool kv_q8 = o->kv == ENGINE_KV_Q8_0;
+    int64_t page_bytes = cpu_page_bytes(g->model, kv_q8);
+    if (o->kv_bytes_max > 0) pages = o->kv_bytes_max / page_bytes;
     if (pages < of_one)
         return err_set(e, ERR_INVALID, "kv_bytes_max holds %lld tokens; one sequence of %d needs %lld bytes", (long long)pages * page,
-                       s.context_tokens, (long long)(of_one * cpu_page_bytes(g->model)));
+                       s.context_tokens, (long long)(of_one * page_bytes));
     if (pages > 1 << 24) pages = 1 << 24;
     s.pages = (int)pages;
     g->context_tokens = s.context_tokens;
-    struct backend_options b = {.kernels = o->kernels, .threads = o->threads, .pin = o->pin, .pages = s.pages,
+    struct backend_options b = {.kernels = o->kernels, .threads = o->threads, .pin = o->pin, .kv_q8 = kv_q8, .pages = s.pages,
                                 .cols_max = sched_cols_max(&s), .wanted_max = sched_wanted_max(&s)};
     enum err_code code = cpu_open(&g->backend, g->model, &b, e);
     return code ? code : sched_open(&g->sched, g->backend, g->model, g->tokenizer, &s, e);

@@ -556,6 +556,15 @@ static void local_free(struct backend *backend)
 
 static const struct backend_ops LOCAL_OPS = {"local", local_submit, local_cancel, local_free};
 
+bool backend_local_stats(const struct backend *backend, struct engine_stats *out)
+{
+    if (backend->ops != &LOCAL_OPS) return false;
+    const struct local *local = backend->impl;
+    if (local->loading || !local->engine) return false; /* while it is read, the engine is the loader's */
+    engine_stats(local->engine, out);
+    return true;
+}
+
 /* ---- opening ---- */
 
 static void on_opened(void *ctx, void *arg)
@@ -579,7 +588,9 @@ static void on_opened(void *ctx, void *arg)
     engine_info(local->engine, &local->info);
     const char *name = local->config->model ? local->config->model : local->info.name;
     (void)snprintf(local->model, sizeof local->model, "%s", name);
-    (void)snprintf(local->identity, sizeof local->identity, "%s/%s", local->info.identity, local->info.kernels);
+    /* What a stream must find elsewhere to go on exactly: the model, the kernels, and how the cache rounds. */
+    (void)snprintf(local->identity, sizeof local->identity, "%s/%s%s", local->info.identity, local->info.kernels,
+                   local->config->kv ? "/kv-q8_0" : "");
     b->models[0] = (struct msg_model){.name = local->model, .identity = local->identity, .context_tokens = local->info.context_tokens,
                                       .tier = local->config->tier, .price_input_usd = local->config->price.input_usd,
                                       .price_output_usd = local->config->price.output_usd,
@@ -598,7 +609,8 @@ static void *load_thread(void *arg)
     struct local *local = arg;
     const struct config_backend *c = local->config;
     const struct engine_options options = {.path = c->model_file, .kernels = c->kernels, .threads = c->threads, .slots_max = c->slots,
-                                           .queue_max = c->queue_max, .context_tokens = c->context_tokens};
+                                           .queue_max = c->queue_max, .context_tokens = c->context_tokens,
+                                           .kv = c->kv ? ENGINE_KV_Q8_0 : ENGINE_KV_F16};
     if (engine_open(&local->engine, &options, &local->trouble) != ERR_OK) local->engine = NULL;
     else if (grammar_vocabulary_of(&local->vocabulary, local->engine, &local->trouble) != ERR_OK) local->vocabulary = NULL;
     local_post(local, on_opened, NULL);

@@ -120,6 +120,17 @@ static void on_monitor(void *ctx)
     }
 }
 
+/* The policy in force, to the nodes below, when it is to be told and has changed. */
+static void tell_policy(struct broker_peer *p)
+{
+    const struct node *node = p->door->broker->node;
+    char json[2048];
+    if (!node->config->send_policy || p->role != ROLE_NODE || p->policy_told == node->policy.version) return;
+    policy_to_json(&node->policy, json, sizeof json);
+    if (remote_send(&p->remote, MSG_POLICY, &(struct msg_policy){.version = node->policy.version, .json = json}) == ERR_OK)
+        p->policy_told = node->policy.version;
+}
+
 static void tell_ready(struct broker_peer *p)
 {
     struct msg_model models[MSG_MODELS_MAX];
@@ -153,6 +164,7 @@ static void on_tick(void *ctx)
         drop_silent(broker, now);
         broker_workers_tick(broker);
     }
+    for (struct broker_peer *p = broker->peers; p && node->config->send_policy; p = p->next) tell_policy(p);
     if (!peer_ready_due(node, &broker->told)) return;
     for (struct broker_peer *p = broker->peers; p; p = p->next)
         if (p->greeted) tell_ready(p);
@@ -278,7 +290,9 @@ static void handle_hello(struct broker *broker, struct broker_peer *p, const str
     p->role = role;
     p->greeted = true;
     textlog(TEXTLOG_INFO, "peer_here", "peer=%s role=%s", p->remote.name, hello->role);
+    p->policy_told = 0;
     tell_ready(p);
+    tell_policy(p);
 }
 
 static void handle_submit(struct broker_peer *p, struct msg *msg)

@@ -18,6 +18,7 @@ struct broker_peer {
     struct remote remote;
     enum broker_role role;
     bool greeted;                /* has said HELLO */
+    int64_t policy_told;         /* version of the last POLICY it was sent; 0: none */
     int64_t answered_us;         /* when we last told it that we do not understand */
     struct broker_worker *worker;
 };

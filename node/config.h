@@ -58,6 +58,7 @@ struct config_backend {
     char *model_file;
     int threads, context_tokens, queue_max;
     char *kernels;
+    int kv;                   /* enum engine_kv: f16, q8_0 */
     /* peer */
     char *connect;            /* "tcp://host:7100", "ipc:///path" */
     char *server_key;         /* the other side's public key */
@@ -97,6 +98,7 @@ struct config {
     char *router_file;        /* router.file; NULL: none, everything scores 0.5 */
     struct policy policy;     /* policy.*: seeds the policies table */
     bool accept_policy;       /* policy.accept_from_above */
+    bool send_policy;         /* policy.send_below */
     char *log_path;           /* log.path; NULL: off */
     int64_t log_keep_days;    /* log.keep_days; 30 */
     int64_t log_keep_bytes;   /* log.keep_bytes; 1 GiB */

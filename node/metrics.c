@@ -3,6 +3,7 @@
 #include "node/node.h"
 
 #include "base/clock.h"
+#include "engine/engine.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -137,6 +138,51 @@ static void write_backends(const struct node *node, struct buf *out)
         buf_addf(out, "rung_backend_tokens_per_second{backend=\"%s\"} %.6g\n", b->name, b->tokens_per_s);
 }
 
+/* The engines in this process: one row a figure, one line a backend. */
+static const struct {
+    const char *name, *type, *help;
+} ENGINE_ROWS[] = {
+    {"rung_engine_slots", "gauge", "sequences an engine decodes together at most"},
+    {"rung_engine_slots_used", "gauge", "sequences an engine decodes now"},
+    {"rung_engine_queue", "gauge", "sequences waiting for a slot"},
+    {"rung_engine_pages_used", "gauge", "KV pages in use by running sequences"},
+    {"rung_engine_pages_cached", "gauge", "KV pages kept for prompts that begin alike"},
+    {"rung_engine_pages_free", "gauge", "KV pages that hold nothing"},
+    {"rung_engine_prompt_tokens_total", "counter", "prompt tokens, cached ones counted in"},
+    {"rung_engine_cached_tokens_total", "counter", "prompt tokens that were found in the cache"},
+    {"rung_engine_completion_tokens_total", "counter", "tokens made"},
+    {"rung_engine_preemptions_total", "counter", "sequences put back because the KV pages had run out"},
+    {"rung_engine_steps_total", "counter", "forward steps"},
+    {"rung_engine_prefill_tokens_per_second", "gauge", "prompt tokens a second over the last seconds"},
+    {"rung_engine_decode_tokens_per_second", "gauge", "tokens made a second over the last seconds"},
+};
+enum { ENGINE_ROWS_COUNT = (int)(sizeof ENGINE_ROWS / sizeof ENGINE_ROWS[0]) };
+
+static void engine_values(const struct engine_stats *s, double *out) /* (ENGINE_ROWS_COUNT) in the rows' order */
+{
+    const double values[ENGINE_ROWS_COUNT] = {
+        s->slots_max, s->slots_used, s->queue_used, s->pages_used, s->pages_cached, s->pages_total - s->pages_used - s->pages_cached,
+        (double)s->prompt_tokens, (double)s->cached_tokens, (double)s->completion_tokens, (double)s->preemptions, (double)s->steps,
+        s->prefill_tokens_per_s, s->decode_tokens_per_s};
+    memcpy(out, values, sizeof values);
+}
+
+static void write_engines(const struct node *node, struct buf *out)
+{
+    struct engine_stats stats;
+    double values[ENGINE_ROWS_COUNT];
+    bool any = false;
+    for (const struct backend *b = node->backends; b && !any; b = b->next) any = backend_local_stats(b, &stats);
+    for (int i = 0; any && i < ENGINE_ROWS_COUNT; i++) {
+        head(out, ENGINE_ROWS[i].name, ENGINE_ROWS[i].type, ENGINE_ROWS[i].help);
+        for (const struct backend *b = node->backends; b; b = b->next) {
+            if (!backend_local_stats(b, &stats)) continue;
+            engine_values(&stats, values);
+            buf_addf(out, "%s{backend=\"%s\"} %.9g\n", ENGINE_ROWS[i].name, b->name, values[i]);
+        }
+    }
+}
+
 static void gauge(struct buf *out, const char *name, const char *type, const char *help, double value)
 {
     head(out, name, type, help);
@@ -172,5 +218,6 @@ void metrics_write(const struct node *node, struct buf *out)
     gauge(out, "rung_policy_version", "gauge", "version of the policy in force", (double)node->policy.version);
     write_tiers(m, out);
     write_backends(node, out);
+    write_engines(node, out);
     write_log(node, out);
 }

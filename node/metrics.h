@@ -23,6 +23,7 @@ struct metrics;
     X(METRIC_ESCALATIONS,         "rung_escalations_total",            "requests moved up a tier while the edge was answering") \
     X(METRIC_FAILOVERS,           "rung_failovers_total",              "requests given to another backend because one failed") \
     X(METRIC_DEGRADED,            "rung_degraded_total",               "answers from a lower tier because every higher one was gone") \
+    X(METRIC_UNFAMILIAR,          "rung_unfamiliar_total",             "prompts unlike what the router was fitted on; many mean a stale router") \
     X(METRIC_BREAKER_OPENED,      "rung_breaker_opened_total",         "times a backend was set aside after failures in a row")
 enum metric {
 #define X(code, name, help) code,

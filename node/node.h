@@ -117,6 +117,9 @@ ERR_CHECKED enum err_code node_reload(struct node *node, struct err *e);
 /* What an operator asks for, as JSON: {"action": "set" | "undo" | "reload" | "try" | "stop" | "promote", "policy"?: {…},
  * "share"?: 0…1, "by"?: "request" | "conversation" | "tenant"}. Errors: ERR_SYNTAX, ERR_INVALID (the field), ERR_IO. */
 ERR_CHECKED enum err_code node_policy_command(struct node *node, const char *body, size_t len, struct err *e);
+/* A policy that the node above sends (policy.accept_from_above): stored as the next version unless it is the one in force
+ * already. Privacy only ever gets tighter by it. Errors: ERR_UNSUPPORTED (not accepted here), ERR_SYNTAX, ERR_INVALID. */
+ERR_CHECKED enum err_code node_policy_from_above(struct node *node, const char *json, struct err *e);
 /* The policy in force, and the experiment's where one runs. */
 void node_policy_json(const struct node *node, struct buf *out);
 /* Uniform in [0, 1), the same for the same id and salt. */
@@ -127,6 +130,9 @@ const struct policy *node_policy_for(const struct node *node, const struct msg_s
 bool node_health_json(const struct node *node, bool ready, struct buf *out);
 
 /* ---- making backends ---- */
+/* What the engine of a local backend says of itself; false for other backends and until the model is read. */
+struct engine_stats;
+bool backend_local_stats(const struct backend *backend, struct engine_stats *out);
 ERR_CHECKED enum err_code backend_local_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);
 ERR_CHECKED enum err_code backend_upstream_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);
 ERR_CHECKED enum err_code backend_scripted_new(struct backend **out, struct node *node, const struct config_backend *config, struct err *e);

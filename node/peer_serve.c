@@ -5,7 +5,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 struct served {
     struct served *next, **prev;
@@ -106,13 +105,6 @@ static bool id_valid(const char *id)
     return len > 0;
 }
 
-static void fill_seed(struct msg_submit *submit)
-{
-    if (submit->params.given & PARAM_SEED) return;
-    if (getrandom(&submit->params.seed, sizeof submit->params.seed, GRND_NONBLOCK) < 0) submit->params.seed = 0;
-    submit->params.given |= PARAM_SEED;
-}
-
 static struct served *served_new(struct remote *remote, const char *id)
 {
     struct served *s = calloc(1, sizeof *s);
@@ -144,7 +136,6 @@ void remote_serve(struct remote *remote, struct msg *msg, const char *front)
     }
     *submit = msg->body.submit; /* with its arena: the message holds nothing after */
     *msg = (struct msg){0};
-    fill_seed(submit);
     const struct sink sink = {s, on_start, NULL, on_token, on_done, on_error};
     s->handle = request_submit(remote->node, submit, &sink, front);
     if (s->handle) return;

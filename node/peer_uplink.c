@@ -109,9 +109,9 @@ static void on_alive(struct uplink *up)
 
 static void on_policy(struct uplink *up, const struct msg_policy *policy)
 {
-    const struct msg_policy_ack ack = {.version = up->node->policy.version, .code = ERR_UNSUPPORTED,
-                                       .message = "this node takes no policy from above"};
-    (void)policy;
+    struct err e = {0};
+    enum err_code code = node_policy_from_above(up->node, policy->json, &e);
+    const struct msg_policy_ack ack = {.version = policy->version, .code = code, .message = code == ERR_OK ? "" : e.msg};
     (void)remote_send(&up->remote, MSG_POLICY_ACK, &ack);
 }
 

@@ -205,6 +205,21 @@ enum err_code node_policy_command(struct node *node, const char *body, size_t le
     return code;
 }
 
+enum err_code node_policy_from_above(struct node *node, const char *json, struct err *e)
+{
+    struct policy next;
+    if (!node->config->accept_policy) return err_set(e, ERR_UNSUPPORTED, "this node takes no policy from above");
+    enum err_code code = policy_from_json(&next, json ? json : "", e);
+    if (code != ERR_OK) return code;
+    (void)snprintf(next.arm, sizeof next.arm, "A");
+    next.share = 1;
+    next.arm_by = 0;
+    next.private_default |= node->policy.private_default;
+    next.shadow = node->policy.shadow; /* what a device spends on being judged is its own affair */
+    if (same_policy(&next, &node->policy)) return ERR_OK;
+    return put(node, &next, "above", e);
+}
+
 void node_policy_json(const struct node *node, struct buf *out)
 {
     char text[2048];

@@ -25,6 +25,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 /* ---- CLASSIFY ---- */
 
@@ -179,6 +180,7 @@ static void decided(struct request *r, const struct decision *d, bool from_below
         r->decision = *d;
         if (from_below) r->decision.reason = reason_from(r->submit->reason);
         r->reason = r->decision.reason;
+        if (r->reason == REASON_UNFAMILIAR) metrics_add(r->node->metrics, METRIC_UNFAMILIAR, 1);
     } else if (d->degraded || !r->escalated) {
         r->reason = d->degraded ? REASON_DEGRADED : REASON_UNAVAILABLE;
     }
@@ -406,9 +408,10 @@ void request_finish(struct request *r, const struct msg_done *last)
     fill_hops(r, hops, &done.hop_count);
     if (done.degraded) metrics_add(node->metrics, METRIC_DEGRADED, 1);
     struct request_table *t = node->requests;
-    if (done.tier == TIER_CORE && done.completion_tokens > 0)
-        t->core_output_tokens = t->core_output_tokens > 0 ? t->core_output_tokens * 0.95 + (double)done.completion_tokens * 0.05
-                                                          : (double)done.completion_tokens;
+    if (done.tier == TIER_CORE && done.completion_tokens > 0) {
+        double *mean = request_core_tokens(r), seen = (double)done.completion_tokens;
+        *mean = *mean > 0 ? *mean * 0.9 + seen * 0.1 : seen;
+    }
     request_log(r, ERR_OK, "", &done);
     shadow_offer(r);
     conversation_note(t, r->submit->conversation, done.tier);
@@ -542,10 +545,21 @@ static void on_entered(void *ctx)
     }
 }
 
+/* Every hop and every retry must draw alike, so the first node chooses; 31 bits pass through any JSON. */
+static void choose_seed(struct msg_submit *submit)
+{
+    uint32_t seed = 0;
+    if (submit->params.given & PARAM_SEED) return;
+    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) < 0) seed = (uint32_t)clock_mono_us();
+    submit->params.seed = seed & 0x7fffffff;
+    submit->params.given |= PARAM_SEED;
+}
+
 uint64_t request_submit(struct node *node, struct msg_submit *submit, const struct sink *sink, const char *front)
 {
     struct request_table *t = node->requests;
     metrics_add(node->metrics, METRIC_REQUESTS, 1);
+    choose_seed(submit);
     struct request *r = request_new(node, submit, sink, front);
     if (!r) {
         msg_submit_release(submit);

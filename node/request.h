@@ -6,7 +6,8 @@
 
 #include "base/buf.h"
 
-enum { TRIED_MAX = 16, HELD_BYTES_MAX = 4 << 20, TENANTS_MAX = 4096, CONVERSATIONS_MAX = 4096 };
+enum { TRIED_MAX = 16, HELD_BYTES_MAX = 4 << 20, TENANTS_MAX = 4096, CONVERSATIONS_MAX = 4096,
+       CORE_BUCKETS = 8 /* easy prompts need fewer tokens of core than hard ones */ };
 
 enum request_step { STEP_CLASSIFY, STEP_DECIDE, STEP_DISPATCH, STEP_WAIT, STEP_RUN, STEP_END };
 
@@ -106,7 +107,7 @@ struct request_table {
     struct loop_timer wake_timer;
     double ended_per_s;         /* running mean */
     int64_t last_end_us;
-    double core_output_tokens;  /* running mean of what core says; 0 until it has been heard */
+    double core_output_tokens[CORE_BUCKETS]; /* running means of what core says, by p[edge]; 0 until heard */
     struct {
         char name[LOG_WORD];
         enum tier tier;
@@ -144,6 +145,7 @@ bool request_json_good(const struct request *r); /* JSON was not asked for, or e
 void request_show_start(struct request *r);
 /* request_log.c */
 void request_log(struct request *r, enum err_code code, const char *error, const struct msg_done *done);
+double *request_core_tokens(const struct request *r);
 double request_core_price(const struct request *r, int64_t completion_tokens);
 /* shadow.c: after an answer of the edge's */
 void shadow_offer(struct request *r);

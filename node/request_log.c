@@ -6,13 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What core alone would have cost: the same prompt, and as many tokens as core has needed on average here; until core
- * has been heard, as many as were needed now, which is rather too few. */
+/* Where the running mean of core's tokens for prompts as easy as this one is kept. */
+double *request_core_tokens(const struct request *r)
+{
+    double p = r->scores.p[TIER_EDGE];
+    int bucket = (int)(p * CORE_BUCKETS);
+    return &r->node->requests->core_output_tokens[bucket < 0 ? 0 : bucket >= CORE_BUCKETS ? CORE_BUCKETS - 1 : bucket];
+}
+
+/* What core alone would have cost: the same prompt, and as many tokens as core has needed here for prompts as easy; until
+ * core has been heard on such, as many as were needed now, which is rather too few. */
 double request_core_price(const struct request *r, int64_t completion_tokens)
 {
     const struct policy_price *core = &r->policy.price[TIER_CORE];
     if (r->first_tier == TIER_CORE && r->hop_count == 1) return r->price_usd;
-    double output = (double)completion_tokens, mean = r->node->requests->core_output_tokens;
+    double output = (double)completion_tokens, mean = *request_core_tokens(r);
     if (r->first_tier != TIER_CORE && mean > 0) output = mean;
     return policy_price_usd(core, (int)r->prompt_tokens, (int)output, 0);
 }
@@ -73,6 +81,7 @@ void request_log(struct request *r, enum err_code code, const char *error, const
         .failed_over = r->failed_over,
         .degraded = r->degraded,
         .device_private = s->device_private,
+        .from_below = s->tier != TIER_NONE, /* a node below has decided, and logs it too */
         .prompt_tokens = (int)r->prompt_tokens,
         .cached_tokens = (int)r->cached_tokens,
         .reasoning_tokens = (int)r->reasoning_tokens,

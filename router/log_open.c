@@ -17,7 +17,7 @@ enum { BUSY_MS = 200, READER_BUSY_MS = 2000 };
 static const int64_t KEEP_MS = INT64_C(30) * 24 * 3600 * 1000;
 
 /* One row a version: what takes a file from the version before to this one. */
-static const char *const MIGRATIONS[STORE_VERSION] = {SCHEMA_V1};
+static const char *const MIGRATIONS[STORE_VERSION] = {SCHEMA_V1, SCHEMA_V2};
 
 static void connection_close(struct store *store)
 {

@@ -4,15 +4,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HOUR_MS = 3600 * 1000, SLOTS = 512, SLOTS_USED_MAX = 384, KEY_BYTES = 320 };
+enum { HOUR_MS = 3600 * 1000, DAY_MS = 24 * HOUR_MS, SLOTS = 1024, SLOTS_USED_MAX = 768, KEY_BYTES = 320 };
+
+/* The tables that are kept. */
+enum table { HOURLY, HOURLY_LATENCY, DAILY_LATENCY, TABLES };
 
 enum { SUM_REQUESTS, SUM_ESCALATED, SUM_FAILED_OVER, SUM_DEGRADED, SUM_EXPLORED, SUM_PROMPT, SUM_CACHED,
        SUM_COMPLETION, SUM_REASONING, SUMS };
 
 /* One row to be. The key is the row's TEXT columns one after the other, told apart by their lengths. */
 struct slot {
-    bool used, histogram;
-    int64_t hour_ms, from_below, last; /* last: the policy's version, or the bucket's bound */
+    bool used;
+    enum table table;
+    int64_t period_ms, from_below, last; /* last: the policy's version, or the bucket's bound */
     unsigned char len[6];              /* node, tier, model, reason, status, arm; a histogram has the first two */
     int key_len;
     char key[KEY_BYTES];
@@ -21,12 +25,13 @@ struct slot {
 };
 
 struct rollup {
-    sqlite3_stmt *hourly, *latency;
+    sqlite3_stmt *statement[TABLES];
     int used;
     struct slot slots[SLOTS];
 };
 
-static const char HOURLY[] =
+static const char *const STATEMENTS[TABLES] = {
+    [HOURLY] =
     "INSERT INTO hourly VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20) "
     "ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, escalated = escalated + excluded.escalated, "
     "failed_over = failed_over + excluded.failed_over, degraded = degraded + excluded.degraded, "
@@ -34,9 +39,12 @@ static const char HOURLY[] =
     "cached_tokens = cached_tokens + excluded.cached_tokens, "
     "completion_tokens = completion_tokens + excluded.completion_tokens, "
     "reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens, "
-    "price_usd = price_usd + excluded.price_usd, price_core_usd = price_core_usd + excluded.price_core_usd";
-static const char LATENCY[] = "INSERT INTO hourly_latency VALUES (?1,?2,?3,?4,?5,?6,?7) "
-                              "ON CONFLICT DO UPDATE SET ttft = ttft + excluded.ttft, total = total + excluded.total";
+    "price_usd = price_usd + excluded.price_usd, price_core_usd = price_core_usd + excluded.price_core_usd",
+    [HOURLY_LATENCY] = "INSERT INTO hourly_latency VALUES (?1,?2,?3,?4,?5,?6,?7) "
+                       "ON CONFLICT DO UPDATE SET ttft = ttft + excluded.ttft, total = total + excluded.total",
+    [DAILY_LATENCY] = "INSERT INTO daily_latency VALUES (?1,?2,?3,?4,?5,?6,?7) "
+                      "ON CONFLICT DO UPDATE SET ttft = ttft + excluded.ttft, total = total + excluded.total",
+};
 
 struct rollup *rollup_new(void)
 {
@@ -57,16 +65,18 @@ void rollup_clear(struct rollup *rollup)
 
 int rollup_prepare(struct rollup *rollup, sqlite3 *sql)
 {
-    int rc = sqlite3_prepare_v3(sql, HOURLY, -1, SQLITE_PREPARE_PERSISTENT, &rollup->hourly, NULL);
-    if (rc != SQLITE_OK) return rc;
-    return sqlite3_prepare_v3(sql, LATENCY, -1, SQLITE_PREPARE_PERSISTENT, &rollup->latency, NULL);
+    int rc = SQLITE_OK;
+    for (int t = 0; t < TABLES && rc == SQLITE_OK; t++)
+        rc = sqlite3_prepare_v3(sql, STATEMENTS[t], -1, SQLITE_PREPARE_PERSISTENT, &rollup->statement[t], NULL);
+    return rc;
 }
 
 void rollup_unprepare(struct rollup *rollup)
 {
-    (void)sqlite3_finalize(rollup->hourly);
-    (void)sqlite3_finalize(rollup->latency);
-    rollup->hourly = rollup->latency = NULL;
+    for (int t = 0; t < TABLES; t++) {
+        (void)sqlite3_finalize(rollup->statement[t]);
+        rollup->statement[t] = NULL;
+    }
 }
 
 int64_t latency_bucket_us(double ms)
@@ -88,15 +98,15 @@ static void key_add(struct slot *slot, int field, const struct log_value *value)
 
 static bool slot_same(const struct slot *a, const struct slot *b)
 {
-    return a->histogram == b->histogram && a->hour_ms == b->hour_ms && a->from_below == b->from_below &&
+    return a->table == b->table && a->period_ms == b->period_ms && a->from_below == b->from_below &&
            a->last == b->last && a->key_len == b->key_len && memcmp(a->len, b->len, sizeof a->len) == 0 &&
            memcmp(a->key, b->key, (size_t)a->key_len) == 0;
 }
 
 static uint64_t slot_hash(const struct slot *slot)
 {
-    uint64_t h = (uint64_t)slot->hour_ms * 0x9e3779b97f4a7c15u + (uint64_t)slot->last + (uint64_t)slot->from_below +
-                 (slot->histogram ? 77u : 0u);
+    uint64_t h = (uint64_t)slot->period_ms * 0x9e3779b97f4a7c15u + (uint64_t)slot->last + (uint64_t)slot->from_below +
+                 77u * slot->table;
     int i = 0;
     for (; i + 8 <= slot->key_len; i += 8) {
         uint64_t word;
@@ -122,14 +132,13 @@ static struct slot *slot_find(struct rollup *rollup, const struct slot *key)
     return slot;
 }
 
-static void slot_begin(struct slot *slot, const struct log_value v[DECISION_WIDTH], bool histogram)
+static void slot_begin(struct slot *slot, const struct log_value v[DECISION_WIDTH], enum table table)
 {
     memset(slot, 0, offsetof(struct slot, key));
     memset(slot->sum, 0, sizeof slot->sum);
     slot->price_usd = slot->price_core_usd = 0;
-    slot->histogram = histogram;
-    int64_t at = v[DECISION_at_ms].integer;
-    slot->hour_ms = at - (at % HOUR_MS + HOUR_MS) % HOUR_MS;
+    slot->table = table;
+    slot->period_ms = v[DECISION_at_ms].integer - v[DECISION_at_ms].integer % (table == DAILY_LATENCY ? DAY_MS : HOUR_MS);
     slot->from_below = v[DECISION_from_below].integer != 0;
     key_add(slot, 0, &v[DECISION_node]);
     key_add(slot, 1, &v[DECISION_tier]);
@@ -143,7 +152,7 @@ static double real_or_0(const struct log_value *value)
 static void hourly_add(struct rollup *rollup, const struct log_value v[DECISION_WIDTH])
 {
     struct slot key;
-    slot_begin(&key, v, false);
+    slot_begin(&key, v, HOURLY);
     key_add(&key, 2, &v[DECISION_model]);
     key_add(&key, 3, &v[DECISION_reason]);
     key_add(&key, 4, &v[DECISION_status]);
@@ -167,15 +176,18 @@ static void latency_add(struct rollup *rollup, const struct log_value v[DECISION
                         int which)
 {
     if (ms->kind != VALUE_REAL) return;
-    struct slot key;
-    slot_begin(&key, v, true);
-    key.last = latency_bucket_us(ms->real);
-    slot_find(rollup, &key)->sum[which]++;
+    int64_t bucket_us = latency_bucket_us(ms->real);
+    for (int table = HOURLY_LATENCY; table <= DAILY_LATENCY; table++) {
+        struct slot key;
+        slot_begin(&key, v, (enum table)table);
+        key.last = bucket_us;
+        slot_find(rollup, &key)->sum[which]++;
+    }
 }
 
 int rollup_add(struct rollup *rollup, const struct log_value values[DECISION_WIDTH])
 {
-    if (rollup->used + 3 > SLOTS_USED_MAX) {
+    if (rollup->used + 5 > SLOTS_USED_MAX) {
         int rc = rollup_write(rollup);
         if (rc != SQLITE_OK) return rc;
     }
@@ -187,18 +199,19 @@ int rollup_add(struct rollup *rollup, const struct log_value values[DECISION_WID
 
 static int slot_write(struct rollup *rollup, const struct slot *slot)
 {
-    sqlite3_stmt *st = slot->histogram ? rollup->latency : rollup->hourly;
+    sqlite3_stmt *st = rollup->statement[slot->table];
+    bool histogram = slot->table != HOURLY;
     const char *text = slot->key;
     int at = 1;
-    (void)sqlite3_bind_int64(st, at++, slot->hour_ms);
-    for (int i = 0; i < (slot->histogram ? 2 : 6); i++) {
+    (void)sqlite3_bind_int64(st, at++, slot->period_ms);
+    for (int i = 0; i < (histogram ? 2 : 6); i++) {
         if (i == 1) (void)sqlite3_bind_int64(st, at++, slot->from_below);
         (void)sqlite3_bind_text(st, at++, text, slot->len[i], SQLITE_STATIC);
         text += slot->len[i];
     }
     (void)sqlite3_bind_int64(st, at++, slot->last);
-    for (int i = 0; i < (slot->histogram ? 2 : SUMS); i++) (void)sqlite3_bind_int64(st, at++, slot->sum[i]);
-    if (!slot->histogram) {
+    for (int i = 0; i < (histogram ? 2 : SUMS); i++) (void)sqlite3_bind_int64(st, at++, slot->sum[i]);
+    if (!histogram) {
         (void)sqlite3_bind_double(st, at++, slot->price_usd);
         (void)sqlite3_bind_double(st, at++, slot->price_core_usd);
     }

@@ -25,6 +25,7 @@ static const char *const STATEMENTS[STORE_STATEMENTS] = {
     [STORE_DROP_PROMPT] = "DELETE FROM prompts WHERE decision = ?1",
     [STORE_DROP_LABEL] = "DELETE FROM labels WHERE id = ?1",
     [STORE_DROP_HOURLY] = "DELETE FROM hourly WHERE hour_ms < ?1",
+    [STORE_DROP_DAILY] = "DELETE FROM daily_latency WHERE day_ms < ?1",
     [STORE_DROP_LATENCY] = "DELETE FROM hourly_latency WHERE hour_ms < ?1",
     [STORE_VACUUM] = "PRAGMA incremental_vacuum(256)",
     [STORE_PAGES] = "PRAGMA page_count",

@@ -74,6 +74,7 @@ int store_trim_age(struct store *store, int64_t now_ms, int rows_max, bool *more
     if (rc == SQLITE_OK) rc = drop_labels(store, before, rows_max, &labels);
     if (rc == SQLITE_OK) rc = run_with(store, STORE_DROP_HOURLY, rollups_before);
     if (rc == SQLITE_OK) rc = run_with(store, STORE_DROP_LATENCY, rollups_before);
+    if (rc == SQLITE_OK) rc = run_with(store, STORE_DROP_DAILY, rollups_before);
     *more = decisions || labels;
     return rc;
 }

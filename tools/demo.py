@@ -16,9 +16,10 @@ import unicodedata
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HOME = os.path.join(ROOT, "build", "demo")
 RUNG = os.path.join(ROOT, "build", "rung")
-SOCKET = os.path.join(HOME, "edge.sock")
+SOCKET = os.path.join("build", "demo", "edge.sock")  # from ROOT: a socket's path may hold 107 bytes only
 START_LIMIT_S = 60
 SEED = 7
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # name, command and flags: started from the top down, so that each finds the one above it
 NODES = [
@@ -65,7 +66,7 @@ def is_rung(pid):
     """Is that process one of ours, and not another that got its number?"""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as f:
-            return b"rung" in f.read().split(b"\0")[0]
+            return f.read().split(b"\0")[0] == RUNG.encode()
     except OSError:
         return False
 
@@ -83,18 +84,23 @@ def stop_left_running():
     return len(pids)
 
 
-def start_all():
+def start_all(processes):
+    """Appends (name, process) of each node. No signal comes between a start and its record: none is forgotten."""
     os.makedirs(HOME, exist_ok=True)
-    processes = []
     for name, command in NODES:
-        log = open(os.path.join(HOME, name + ".log"), "wb")
-        processes.append((name, subprocess.Popen([RUNG, *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log,
-                                                 stderr=log, start_new_session=True)))
-        log.close()
-    return processes
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            with open(os.path.join(HOME, name + ".log"), "wb") as log:
+                processes.append((name, subprocess.Popen(
+                    [RUNG, *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask))))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def stop_all(processes):
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave half of them running
     for _, process in reversed(processes):
         if process.poll() is None:
             process.terminate()
@@ -227,10 +233,15 @@ def show_try():
     print("\nTry it:")
     print("  curl --unix-socket build/demo/edge.sock http://localhost/v1/chat/completions \\\n"
           "    -H 'content-type: application/json' \\\n"
-          "    -d '{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"What is 17 + 25?\"}]}'")
+          "    -d '{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"What is 17+25?\"}]}'")
     if url:
         print(f"  The same over TCP: {url}/v1 (any OpenAI client, any key)")
     print("  build/rung log --db build/demo/edge.db summary")
+
+
+def leave(number, _):
+    os.write(2, b"\nstopping ...\n")
+    sys.exit(128 + number)
 
 
 def main():
@@ -238,15 +249,18 @@ def main():
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--stop", action="store_true")
     options = parser.parse_args()
+    os.chdir(ROOT)
+    sys.stdout.reconfigure(errors="replace")  # Chinese on a terminal of another encoding
     if options.stop:
         print(f"stopped {stop_left_running()} processes")
         return
+    for number in SIGNALS:
+        signal.signal(number, leave)
     stop_left_running()
     items, check = pick_items()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    processes = start_all()
-    keep = False
+    processes, keep = [], False
     try:
+        start_all(processes)
         wait_ready(processes)
         print("The ladder is up: edge → region (2 workers) → core. Asking through build/demo/edge.sock ...\n")
         show(items, check)
@@ -256,9 +270,6 @@ def main():
             print("\nStill running; `sh tools/demo.sh --stop` ends it.")
         else:
             print("  (with `sh tools/demo.sh --keep` the ladder stays up for that)")
-    except KeyboardInterrupt:
-        print("\nstopped")
-        sys.exit(130)
     finally:
         if not keep:
             stop_all(processes)

@@ -17,11 +17,13 @@ export PYTHONDONTWRITEBYTECODE=1
 
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
+trap 'exit 130' INT TERM HUP
 build() {
     cmake -G Ninja -B build -S . -DCMAKE_BUILD_TYPE=Release -DRUNG_TESTS=OFF >"$out" 2>&1 &&
         ninja -C build rung >>"$out" 2>&1
 }
 [ -x build/rung ] || echo "Building (a minute or two) ..."
 build || { tail -40 "$out"; echo "demo.sh: building failed" >&2; exit 1; }
-# Not exec: Ctrl-C reaches the Python program, which stops every process it has started.
-/usr/bin/python3 tools/demo.py "$@"
+rm -f "$out"
+# exec: whoever stops this process stops the Python program, and that stops every process it has started.
+exec /usr/bin/python3 tools/demo.py "$@"

@@ -6,7 +6,7 @@ set -eu
 BUILD="gcc cmake ninja-build pkg-config libzmq3-dev libmsgpack-dev libsqlite3-dev libcurl4-openssl-dev
 libmicrohttpd-dev libjansson-dev libyaml-dev libsodium-dev python3 curl ca-certificates"
 TEST="g++ clang libclang-rt-14-dev libcmocka-dev sqlite3 python3-zmq python3-msgpack python3-jinja2 python3-numpy
-python3-pytest python3-yaml git"
+python3-pytest python3-yaml python3-regex git"
 
 want=""
 for set in ${*:-build test}; do
@@ -26,13 +26,17 @@ case " ${*:-build test} " in *" test "*) command -v npm >/dev/null 2>&1 || missi
 
 as_root=""
 if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null 2>&1 || { echo "install.sh: needs root or sudo to install:$missing" >&2; exit 1; }
+    command -v sudo >/dev/null 2>&1 || {
+        echo "install.sh: packages are missing, and this user is neither root nor has sudo. As root:" >&2
+        echo "  apt-get update && apt-get install --no-install-recommends$missing" >&2
+        exit 1
+    }
     as_root=sudo
 fi
-echo "Installing:$missing"
+echo "Installing (a minute or two):$missing"
 log=$(mktemp)
-if ! { DEBIAN_FRONTEND=noninteractive $as_root apt-get update -qq &&
-       DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+if ! { $as_root apt-get update -qq &&
+       $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
     tail -20 "$log" >&2
     echo "install.sh: installing failed; the whole output is in $log" >&2
     exit 1

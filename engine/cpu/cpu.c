@@ -101,9 +101,9 @@ static enum err_code take_buffers(struct cpu *c, struct err *e)
     return ERR_OK;
 }
 
-int64_t cpu_page_bytes(const struct model *m)
+int64_t cpu_page_bytes(const struct model *m, bool kv_q8)
 {
-    return (int64_t)m->layers * 2 * m->kv_heads * m->head_dim * KV_PAGE_TOKENS * 2;
+    return (int64_t)m->layers * 2 * m->kv_heads * (int64_t)kv_page_elements(m->head_dim, kv_q8) * 2;
 }
 
 static void cpu_stats(struct backend *b, const float *logits, int n, struct logit_stats *out)
@@ -132,7 +132,9 @@ static void measure(struct cpu *c, const struct backend_options *o)
     c->ffn_dim = m->experts ? m->expert_feed_forward : m->feed_forward;
     c->logits_stride = up16(m->vocabulary);
     c->scratch_size = (packed_scratch(m->embedding) + 63) & ~(size_t)63;
-    c->page_stride = (size_t)c->kv_dim * KV_PAGE_TOKENS;
+    c->kv_q8 = o->kv_q8;
+    c->head_stride = kv_page_elements(m->head_dim, o->kv_q8);
+    c->page_stride = (size_t)m->kv_heads * c->head_stride;
     c->layer_stride = c->page_stride * (size_t)o->pages * 2;
     c->kv_bytes = c->layer_stride * (size_t)m->layers * sizeof *c->kv;
 }

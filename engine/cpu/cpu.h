@@ -44,9 +44,10 @@ struct cpu {
     int q_dim, kv_dim, ffn_dim;
     int64_t macs, bytes; /* multiplications a column takes, bytes of weights it reads */
 
-    /* KV: [layer][K, then V][page][kv head][head_dim × KV_PAGE_TOKENS] */
+    /* KV: [layer][K, then V][page][kv head][kv_page_elements] */
     uint16_t *kv;
-    size_t kv_bytes, page_stride, layer_stride;
+    bool kv_q8;
+    size_t kv_bytes, head_stride, page_stride, layer_stride;
 
     /* One step. Rows of x, y, q … are columns of the batch. */
     const struct batch *batch;

@@ -159,9 +159,10 @@ static void place_col(struct cpu *c, int layer, int col)
     int position = c->position[col];
     size_t page = (size_t)c->pages_of[col][position / KV_PAGE_TOKENS] * c->page_stride;
     for (int h = 0; h < m->kv_heads; h++) {
-        size_t at = page + (size_t)(h * m->head_dim) * KV_PAGE_TOKENS;
-        c->kernels->put_kv(kv_of(c, layer, 0) + at, kv_of(c, layer, 1) + at, position % KV_PAGE_TOKENS, k + h * m->head_dim,
-                           v + h * m->head_dim, m->head_dim);
+        size_t at = page + (size_t)h * c->head_stride;
+        (c->kv_q8 ? c->kernels->put_kv_q8 : c->kernels->put_kv)(kv_of(c, layer, 0) + at, kv_of(c, layer, 1) + at,
+                                                                position % KV_PAGE_TOKENS, k + h * m->head_dim,
+                                                                v + h * m->head_dim, m->head_dim);
     }
 }
 
@@ -170,7 +171,7 @@ static void attend_tile(struct cpu *c, int layer, const struct batch_run *run, i
 {
     const struct model *m = c->model;
     int group = m->heads / m->kv_heads, first = tile * ATTEND_ROWS, rows = run->count * group - first;
-    size_t at = (size_t)(kv_head * m->head_dim) * KV_PAGE_TOKENS;
+    size_t at = (size_t)kv_head * c->head_stride;
     struct attend a = {.rows = rows < ATTEND_ROWS ? rows : ATTEND_ROWS,
                        .head_dim = m->head_dim,
                        .window = m->layer[layer].window,
@@ -178,7 +179,8 @@ static void attend_tile(struct cpu *c, int layer, const struct batch_run *run, i
                        .pages = run->pages,
                        .k = kv_of(c, layer, 0) + at,
                        .v = kv_of(c, layer, 1) + at,
-                       .page_stride = c->page_stride};
+                       .page_stride = c->page_stride,
+                       .q8 = c->kv_q8};
     for (int r = 0; r < a.rows; r++) {
         int col = run->first + (first + r) / group, head = kv_head * group + (first + r) % group;
         a.q[r] = row(c->q, col, c->q_dim) + head * m->head_dim;

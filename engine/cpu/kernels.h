@@ -32,8 +32,9 @@ struct attend {
     int window;                     /* 0: all; else only the last `window` positions are seen */
     float softcap;                  /* 0: off */
     const int32_t *pages;           /* the sequence's page table */
-    const uint16_t *k, *v;          /* this layer's and head's part of page 0: K [head_dim][KV_PAGE_TOKENS], V its transpose */
-    size_t page_stride;             /* elements between two pages */
+    const uint16_t *k, *v;          /* this layer's and head's part of page 0, as put_kv or put_kv_q8 writes it */
+    size_t page_stride;             /* elements (of 2 bytes) between two pages */
+    bool q8;                        /* the pages hold Q8_0 */
 };
 
 struct logit_stats {
@@ -57,7 +58,10 @@ struct kernels {
     void (*gelu_mul)(float *gate, const float *up, int n);
     /* Rotate the halves of the first 2 × pairs elements; cs: cos (pairs), then sin (pairs). */
     void (*rope)(float *x, const float *cs, int pairs);
+    /* One token's K and V of one head into its page. F16: K [head_dim][KV_PAGE_TOKENS], V its transpose. Q8_0: the same in
+     * int8, then f16 scales [kv_q8_blocks(head_dim)][KV_PAGE_TOKENS], one for 32 elements of a token. */
     void (*put_kv)(uint16_t *k_page, uint16_t *v_page, int slot, const float *k, const float *v, int head_dim);
+    void (*put_kv_q8)(uint16_t *k_page, uint16_t *v_page, int slot, const float *k, const float *v, int head_dim);
     void (*attend)(const struct attend *a);
     void (*softcap)(float *x, int n, float cap);
     void (*stats)(const float *logits, int n, struct logit_stats *out);
@@ -74,6 +78,17 @@ extern const struct kernels KERNELS_NEON;
 const struct kernels *kernels_find(const char *name);
 /* "scalar avx2 …": what this build knows and this machine can run. */
 const struct kernels *kernels_at(int index);
+
+/* A head whose size is no multiple of 32 ends in a block of 16. */
+static inline int kv_q8_blocks(int head_dim)
+{
+    return (head_dim + 31) / 32;
+}
+/* Elements (of 2 bytes) of one head's K, or V, in a page. */
+static inline size_t kv_page_elements(int head_dim, bool q8)
+{
+    return (size_t)(q8 ? head_dim / 2 + kv_q8_blocks(head_dim) : head_dim) * KV_PAGE_TOKENS;
+}
 
 static inline int acts_width(int left, int widest)
 {

@@ -26,75 +26,60 @@ INLINE vb quants(enum gguf_type type, const uint8_t *low, const uint8_t *high, i
     return type == GGUF_IQ4_NL ? vb_iq4nl(q) : q;
 }
 
-/* Scales of sub-block s (of all 16 rows), and minus their mins. */
-INLINE vf scales(enum gguf_type type, const struct packed *w, const uint8_t *panel, int s)
+/* Scales of sub-block s of a chunk (of all 16 rows), and minus their mins. */
+INLINE vf scales(enum gguf_type type, const uint8_t *chunk, int s)
 {
-    if (!pack_super(type)) return vf_from_half((const uint16_t *)(const void *)(panel + w->scale) + s * 16);
-    const uint16_t *super = (const uint16_t *)(const void *)(panel + w->super);
-    const int per = PACK_SUPER / pack_sub(type);
-    return vf_mul(vf_from_half(super + s / per * 16), vf_from_i8((const int8_t *)panel + w->scale + s * 16));
+    if (!pack_super(type)) return vf_from_half((const uint16_t *)(const void *)chunk + s * 16);
+    return vf_mul(vf_from_half((const uint16_t *)(const void *)(chunk + pack_at_super(type))), vf_from_i8((const int8_t *)chunk + s * 16));
 }
 
-INLINE vf offsets(enum gguf_type type, const struct packed *w, const uint8_t *panel, int s)
+INLINE vf offsets(enum gguf_type type, const uint8_t *chunk, int s)
 {
-    if (!pack_super(type)) return vf_from_half((const uint16_t *)(const void *)(panel + w->min) + s * 16);
-    const uint16_t *super = (const uint16_t *)(const void *)(panel + w->super_min);
-    const int per = PACK_SUPER / pack_sub(type);
-    vf m = vf_mul(vf_from_half(super + s / per * 16), vf_from_u8(panel + w->min + s * 16));
+    const uint8_t *at = chunk + pack_at_min(type);
+    if (!pack_super(type)) return vf_from_half((const uint16_t *)(const void *)at + s * 16);
+    vf m = vf_mul(vf_from_half((const uint16_t *)(const void *)(chunk + pack_at_super_min(type))), vf_from_u8(at + s * 16));
     return vf_sub(vf_set1(0), m);
 }
 
-/* With few columns the weights come from memory as fast as it gives them. The hardware follows a section once it runs,
- * but starts late on each: ask for the beginning of the next panel's, and for its scales, while this one is worked on. */
-enum { PREFETCH_AHEAD = 2048 };
-INLINE void prefetch_section(const struct packed *w, const uint8_t *section, size_t bytes, int block, int blocks)
+/* Block i of a chunk × N columns; b: of the panel. */
+INLINE void multiply_block(enum gguf_type type, const int N, const uint8_t *chunk, const int i, int b, const struct acts *x, int c0,
+                           vf *acc)
 {
-    size_t at = (size_t)block * bytes + PREFETCH_AHEAD, end = (size_t)blocks * bytes;
-    if (at < end) return;
-    section += at - end + w->panel_bytes;
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(section + i, 0, 3);
-}
-
-INLINE void prefetch(const struct packed *w, const uint8_t *panel, size_t low, size_t high, int block, int blocks)
-{
-    prefetch_section(w, panel, low, block, blocks);
-    if (high) prefetch_section(w, panel + w->high, high, block, blocks);
-    size_t scale = w->scale + (size_t)block * 64;
-    if (scale < w->panel_bytes) __builtin_prefetch(panel + w->panel_bytes + scale, 0, 3);
+    const int zero = pack_zero(type), subs = 32 / pack_sub(type), groups = 8 / subs;
+    const size_t first = (size_t)c0 * (size_t)(x->k / 32);
+    const int8_t *a = x->q + first * 32;
+    const float *d = x->d + first, *ds = subs == 1 ? x->ds32 + first : x->ds16 + first * 2;
+    const int32_t *sums = subs == 1 ? x->n32 + first : x->n16 + first * 2;
+    const uint8_t *low = chunk + pack_at_block(type, i), *high = low + pack_low(type);
+    for (int s = 0; s < subs; s++) {
+        vi dots[VEC_WIDEST];
+        for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + s) * N + c, zero);
+#pragma GCC unroll 8
+        for (int j = 0; j < groups; j++) {
+            vb q = quants(type, low, high, s * groups + j);
+            const int8_t *at = a + (b * 8 + s * groups + j) * N * 4;
+            for (int c = 0; c < N; c++) dots[c] = vi_dot(dots[c], q, at + c * 4, zero);
+        }
+        vf scale = scales(type, chunk, i * subs + s);
+        for (int c = 0; c < N; c++)
+            acc[c] = vf_fma(vf_from_vi(dots[c]), vf_mul(scale, vf_set1(d[b * N + c])), acc[c]);
+        if (pack_has_min(type)) {
+            vf offset = offsets(type, chunk, i * subs + s);
+            for (int c = 0; c < N; c++)
+                acc[c] = vf_fma(offset, vf_set1(ds[(b * subs + s) * N + c]), acc[c]);
+        }
+    }
 }
 
 /* One panel × N columns of one group, starting at column c0. */
 INLINE void multiply(enum gguf_type type, const int N, const struct packed *w, const uint8_t *panel,
                      const struct acts *x, int c0, float *y, size_t ldy)
 {
-    const int zero = pack_zero(type), subs = 32 / pack_sub(type), groups = 8 / subs, blocks = w->k / 32;
-    const size_t low = (size_t)pack_low(type), high = (size_t)pack_high(type), first = (size_t)c0 * (size_t)(w->k / 32);
-    const int8_t *a = x->q + first * 32;
-    const float *d = x->d + first, *ds = subs == 1 ? x->ds32 + first : x->ds16 + first * 2;
-    const int32_t *sums = subs == 1 ? x->n32 + first : x->n16 + first * 2;
+    const int blocks = w->k / 32, each = pack_chunk_blocks(type), bytes = pack_chunk_bytes(type);
     vf acc[VEC_WIDEST];
     for (int c = 0; c < N; c++) acc[c] = vf_set1(0);
-    for (int b = 0; b < blocks; b++) {
-        if (N <= 4) prefetch(w, panel, low, high, b, blocks);
-        for (int s = 0; s < subs; s++) {
-            vi dots[VEC_WIDEST];
-            for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + s) * N + c, zero);
-#pragma GCC unroll 8
-            for (int j = 0; j < groups; j++) {
-                vb q = quants(type, panel + (size_t)b * low, panel + w->high + (size_t)b * high, s * groups + j);
-                const int8_t *at = a + (b * 8 + s * groups + j) * N * 4;
-                for (int c = 0; c < N; c++) dots[c] = vi_dot(dots[c], q, at + c * 4, zero);
-            }
-            vf scale = scales(type, w, panel, b * subs + s);
-            for (int c = 0; c < N; c++)
-                acc[c] = vf_fma(vf_from_vi(dots[c]), vf_mul(scale, vf_set1(d[b * N + c])), acc[c]);
-            if (pack_has_min(type)) {
-                vf offset = offsets(type, w, panel, b * subs + s);
-                for (int c = 0; c < N; c++)
-                    acc[c] = vf_fma(offset, vf_set1(ds[(b * subs + s) * N + c]), acc[c]);
-            }
-        }
-    }
+    for (int b = 0; b < blocks; b += each, panel += bytes)
+        for (int i = 0; i < each && b + i < blocks; i++) multiply_block(type, N, panel, i, b + i, x, c0, acc);
     for (int c = 0; c < N; c++) vf_store(y + (size_t)c * ldy, acc[c]);
 }
 
@@ -319,14 +304,59 @@ static void put_kv(uint16_t *k_page, uint16_t *v_page, int slot, const float *k,
     }
 }
 
+/* The block of up to 32 elements as int8 with the scale that is kept, which its rounding to f16 has made a little smaller
+ * or larger. */
+INLINE void quantize_kv(const float *x, int n, int8_t *q, uint16_t *kept)
+{
+    const vf most = vf_set1(65504.0f), least = vf_set1(-65504.0f);
+    vf part[2] = {vf_set1(0), vf_set1(0)};
+    for (int i = 0; i < n / 16; i++) part[i] = vf_max(vf_min(vf_load(x + i * 16), most), least);
+    uint16_t halves[16];
+    vf_to_half(halves, vf_set1(vf_highest(vf_max(vf_abs(part[0]), vf_abs(part[1]))) / 127.0f));
+    float d = half_to_float(halves[0]), inverse = d > 0 ? 1.0f / d : 0.0f;
+    for (int i = 0; i < n / 16; i++) {
+        vf whole = vf_round(vf_mul(part[i], vf_set1(inverse)));
+        vf_to_i8(q + i * 16, vf_max(vf_min(whole, vf_set1(127)), vf_set1(-127)));
+    }
+    *kept = halves[0];
+}
+
+static void put_kv_q8(uint16_t *k_page, uint16_t *v_page, int slot, const float *k, const float *v, int head_dim)
+{
+    int8_t *kq = (int8_t *)(void *)k_page, *vq = (int8_t *)(void *)v_page, q[32];
+    uint16_t *kd = k_page + head_dim / 2 * KV_PAGE_TOKENS, *vd = v_page + head_dim / 2 * KV_PAGE_TOKENS;
+    for (int i = 0; i < head_dim; i += 32) {
+        int n = head_dim - i < 32 ? 16 : 32, scale = i / 32 * KV_PAGE_TOKENS + slot;
+        quantize_kv(k + i, n, q, kd + scale);
+        for (int l = 0; l < n; l++) kq[(i + l) * KV_PAGE_TOKENS + slot] = q[l];
+        quantize_kv(v + i, n, vq + slot * head_dim + i, vd + scale);
+    }
+}
+
+/* The 16 values at `at` of a page's K or V; Q8_0: × their scales. */
+INLINE vf kv_load(const bool q8, const uint16_t *page, int at, vf scale)
+{
+    return q8 ? vf_mul(vf_from_i8((const int8_t *)(const void *)page + at), scale) : vf_from_half(page + at);
+}
+
+/* Q8_0: the scales of block b of the page's 32 tokens. */
+INLINE void kv_scales(const uint16_t *page, int head_dim, int b, vf scale[2])
+{
+    const uint16_t *d = page + (head_dim / 2 + b) * KV_PAGE_TOKENS;
+    scale[0] = vf_from_half(d);
+    scale[1] = vf_from_half(d + 16);
+}
+
 /* One page for R rows: scores, running maximum and sum, weighted values. `valid` of its tokens are written. */
-INLINE void attend_page(const int R, const struct attend *a, int page, int valid, vf *sum, float *highest)
+INLINE void attend_page(const bool q8, const int R, const struct attend *a, int page, int valid, vf *sum, float *highest)
 {
     const uint16_t *k = a->k + (size_t)a->pages[page] * a->page_stride, *v = a->v + (size_t)a->pages[page] * a->page_stride;
     vf s[ATTEND_ROWS][2];
     for (int r = 0; r < R; r++) s[r][0] = s[r][1] = vf_set1(0);
+    vf scale[2] = {vf_set1(0), vf_set1(0)};
     for (int i = 0; i < a->head_dim; i++) {
-        vf lo = vf_from_half(k + i * KV_PAGE_TOKENS), hi = vf_from_half(k + i * KV_PAGE_TOKENS + 16);
+        if (q8 && i % 32 == 0) kv_scales(k, a->head_dim, i / 32, scale);
+        vf lo = kv_load(q8, k, i * KV_PAGE_TOKENS, scale[0]), hi = kv_load(q8, k, i * KV_PAGE_TOKENS + 16, scale[1]);
         for (int r = 0; r < R; r++) {
             vf q = vf_set1(a->q[r][i]);
             s[r][0] = vf_fma(lo, q, s[r][0]);
@@ -355,16 +385,22 @@ INLINE void attend_page(const int R, const struct attend *a, int page, int valid
     }
     for (int i = 0; i < a->head_dim; i += 16) {
         vf acc[ATTEND_ROWS];
+        float d[KV_PAGE_TOKENS] = {0};
+        if (q8) {
+            kv_scales(v, a->head_dim, i / 32, scale);
+            vf_store(d, scale[0]);
+            vf_store(d + 16, scale[1]);
+        }
         for (int r = 0; r < R; r++) acc[r] = vf_mul(vf_load(a->out[r] + i), vf_set1(again[r]));
         for (int t = 0; t < valid; t++) {
-            vf value = vf_from_half(v + t * a->head_dim + i);
+            vf value = kv_load(q8, v, t * a->head_dim + i, vf_set1(d[t]));
             for (int r = 0; r < R; r++) acc[r] = vf_fma(value, vf_set1(p[r][t]), acc[r]);
         }
         for (int r = 0; r < R; r++) vf_store(a->out[r] + i, acc[r]);
     }
 }
 
-INLINE void attend_rows(const int R, const struct attend *a)
+INLINE void attend_rows(const bool q8, const int R, const struct attend *a)
 {
     vf sum[ATTEND_ROWS];
     float highest[ATTEND_ROWS];
@@ -376,7 +412,7 @@ INLINE void attend_rows(const int R, const struct attend *a)
     int last = a->position[R - 1], first = a->window ? a->position[0] - a->window + 1 : 0;
     for (int page = first > 0 ? first / KV_PAGE_TOKENS : 0; page <= last / KV_PAGE_TOKENS; page++) {
         int valid = last + 1 - page * KV_PAGE_TOKENS;
-        attend_page(R, a, page, valid > KV_PAGE_TOKENS ? KV_PAGE_TOKENS : valid, sum, highest);
+        attend_page(q8, R, a, page, valid > KV_PAGE_TOKENS ? KV_PAGE_TOKENS : valid, sum, highest);
     }
     for (int r = 0; r < R; r++) {
         vf inverse = vf_set1(1.0f / vf_sum(sum[r]));
@@ -385,18 +421,24 @@ INLINE void attend_rows(const int R, const struct attend *a)
     }
 }
 
+/* A function of its own for each, so that loops over rows unroll. */
+#define ATTEND(q8, n)                                                                                                  \
+    static __attribute__((noinline)) void attend_##q8##_##n(const struct attend *a)                                    \
+    {                                                                                                                  \
+        attend_rows(q8, n, a);                                                                                         \
+    }
+#define ATTEND_ALL(q8)                                                                                                 \
+    ATTEND(q8, 1) ATTEND(q8, 2) ATTEND(q8, 3) ATTEND(q8, 4) ATTEND(q8, 5) ATTEND(q8, 6) ATTEND(q8, 7) ATTEND(q8, 8)
+#define ATTEND_NAMES(q8)                                                                                               \
+    {attend_##q8##_1, attend_##q8##_2, attend_##q8##_3, attend_##q8##_4,                                               \
+     attend_##q8##_5, attend_##q8##_6, attend_##q8##_7, attend_##q8##_8}
+ATTEND_ALL(0)
+ATTEND_ALL(1)
+
 static void attend(const struct attend *a)
 {
-    switch (a->rows) {
-    case 1: attend_rows(1, a); break;
-    case 2: attend_rows(2, a); break;
-    case 3: attend_rows(3, a); break;
-    case 4: attend_rows(4, a); break;
-    case 5: attend_rows(5, a); break;
-    case 6: attend_rows(6, a); break;
-    case 7: attend_rows(7, a); break;
-    default: attend_rows(8, a); break;
-    }
+    static void (*const BY_ROWS[2][ATTEND_ROWS])(const struct attend *a) = {ATTEND_NAMES(0), ATTEND_NAMES(1)};
+    BY_ROWS[a->q8][a->rows - 1](a);
 }
 
 /* ---- the distribution of a row of logits ---- */
@@ -474,6 +516,7 @@ static void stats(const float *logits, int n, struct logit_stats *out)
                                    .gelu_mul = gelu_mul,                                                               \
                                    .rope = rope,                                                                       \
                                    .put_kv = put_kv,                                                                   \
+                                   .put_kv_q8 = put_kv_q8,                                                             \
                                    .attend = attend,                                                                   \
                                    .softcap = softcap,                                                                 \
                                    .stats = stats}

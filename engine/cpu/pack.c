@@ -87,19 +87,9 @@ enum err_code packed_init(struct packed *w, enum gguf_type type, int rows, int k
     const struct pack_format *f = pack_format(type);
     if (!f) return err_set(e, ERR_UNSUPPORTED, "no kernel for tensors of type %d", (int)type);
     *w = (struct packed){.type = type, .rows = rows, .k = k, .panels = (rows + PANEL_ROWS - 1) / PANEL_ROWS};
-    size_t blocks = (size_t)k / PACK_BLOCK, bytes;
-    if (f->element) {
-        bytes = align64((size_t)k * PANEL_ROWS * (size_t)f->element);
-    } else {
-        size_t subs = (size_t)(k / f->sub) * PANEL_ROWS * (f->super ? 1 : 2);
-        size_t supers = f->super ? (size_t)(k / PACK_SUPER) * PANEL_ROWS * 2 : 0;
-        w->high = align64(blocks * (size_t)f->low);
-        w->scale = w->high + align64(blocks * (size_t)f->high);
-        w->min = w->scale + align64(subs);
-        w->super = w->min + (f->has_min ? align64(subs) : 0);
-        w->super_min = w->super + align64(supers);
-        bytes = w->super_min + (f->has_min ? align64(supers) : 0);
-    }
+    size_t chunk = (size_t)pack_chunk_blocks(type), blocks = (size_t)k / PACK_BLOCK, bytes;
+    if (f->element) bytes = align64((size_t)k * PANEL_ROWS * (size_t)f->element);
+    else bytes = (blocks + chunk - 1) / chunk * (size_t)pack_chunk_bytes(type);
     w->panel_bytes = bytes;
     size_t total = bytes * (size_t)w->panels;
     void *memory = mmap(NULL, total ? total : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -303,10 +293,22 @@ static void put_block(const struct pack_format *f, const uint8_t *q, uint32_t *l
     for (int i = 0; i < f->high / 64; i++) high[i * PANEL_ROWS] = h[i];
 }
 
+/* The chunk that holds a block of 32 columns; `block` becomes its number inside. */
+static uint8_t *chunk_of(enum gguf_type type, uint8_t *panel, int *block)
+{
+    int blocks = pack_chunk_blocks(type), chunk = *block / blocks;
+    *block %= blocks;
+    return panel + (size_t)chunk * (size_t)pack_chunk_bytes(type);
+}
+
 static void put_quants(const struct pack_format *f, const struct packed *w, uint8_t *panel, int lane, const uint8_t *q)
 {
-    uint32_t *low = (uint32_t *)(void *)panel + lane, *high = (uint32_t *)(void *)(panel + w->high) + lane;
-    for (int b = 0; b < w->k / 32; b++) put_block(f, q + b * 32, low + b * f->low / 4, high + b * f->high / 4);
+    for (int b = 0; b < w->k / 32; b++) {
+        int i = b;
+        uint8_t *chunk = chunk_of(w->type, panel, &i);
+        uint32_t *low = (uint32_t *)(void *)(chunk + pack_at_block(w->type, i)) + lane;
+        put_block(f, q + b * 32, low, low + f->low / 4);
+    }
 }
 
 /* Types whose blocks need no taking apart: words move as they are. */
@@ -314,11 +316,13 @@ static void put_words(const struct packed *w, uint8_t *panel, int lane, const ui
 {
     bool eight = w->type == GGUF_Q8_0;
     int words = eight ? 8 : 4;
-    uint32_t *out = (uint32_t *)(void *)panel + lane, flip = eight ? 0x80808080 : 0;
-    uint16_t *scale = (uint16_t *)(void *)(panel + w->scale) + lane;
-    for (int b = 0; b < w->k / 32; b++, raw += 2 + words * 4, out += words * PANEL_ROWS, scale += PANEL_ROWS) {
-        *scale = get16(raw);
-        for (int i = 0; i < words; i++) out[i * PANEL_ROWS] = get32(raw + 2 + i * 4) ^ flip;
+    uint32_t flip = eight ? 0x80808080 : 0;
+    for (int b = 0; b < w->k / 32; b++, raw += 2 + words * 4) {
+        int i = b;
+        uint8_t *chunk = chunk_of(w->type, panel, &i);
+        uint32_t *out = (uint32_t *)(void *)(chunk + pack_at_block(w->type, i)) + lane;
+        ((uint16_t *)(void *)chunk)[i * PANEL_ROWS + lane] = get16(raw);
+        for (int j = 0; j < words; j++) out[j * PANEL_ROWS] = get32(raw + 2 + j * 4) ^ flip;
     }
 }
 
@@ -333,10 +337,24 @@ static void put_plain(const struct packed *w, uint8_t *panel, int lane, const vo
     }
 }
 
-static void put16(uint8_t *section, int lane, const uint16_t *values, int count)
+/* Halves, `each` to a chunk. */
+static void put16(enum gguf_type type, uint8_t *panel, int at, int each, int lane, const uint16_t *values, int count)
 {
-    uint16_t *out = (uint16_t *)(void *)section;
-    for (int i = 0; i < count; i++) out[i * PANEL_ROWS + lane] = values[i];
+    for (int i = 0; i < count; i++) {
+        uint8_t *chunk = panel + (size_t)(i / each) * (size_t)pack_chunk_bytes(type);
+        ((uint16_t *)(void *)(chunk + at))[i % each * PANEL_ROWS + lane] = values[i];
+    }
+}
+
+static void put_scales_k(const struct pack_format *f, const struct packed *w, uint8_t *panel, int lane, const struct codes *c)
+{
+    const int each = PACK_SUPER / f->sub;
+    for (int i = 0; i < w->k / f->sub; i++) {
+        uint8_t *chunk = panel + (size_t)(i / each) * (size_t)pack_chunk_bytes(w->type);
+        int at = i % each * PANEL_ROWS + lane;
+        chunk[at] = (uint8_t)c->sc[i];
+        if (f->has_min) chunk[pack_at_min(w->type) + at] = c->mn[i];
+    }
 }
 
 void packed_set_row(struct packed *w, int row, const void *raw, void *scratch)
@@ -356,17 +374,11 @@ void packed_set_row(struct packed *w, int row, const void *raw, void *scratch)
     struct codes c = codes_in(scratch, w->k);
     take(w->type, raw, w->k, &c);
     put_quants(f, w, panel, lane, c.q);
-    if (!f->super) {
-        put16(panel + w->scale, lane, c.d, w->k / 32);
-        if (f->has_min) put16(panel + w->min, lane, c.m, w->k / 32);
-        return;
-    }
-    put16(panel + w->super, lane, c.d, w->k / PACK_SUPER);
-    if (f->has_min) put16(panel + w->super_min, lane, c.m, w->k / PACK_SUPER);
-    for (int i = 0; i < w->k / f->sub; i++) {
-        panel[w->scale + (size_t)(i * PANEL_ROWS + lane)] = (uint8_t)c.sc[i];
-        if (f->has_min) panel[w->min + (size_t)(i * PANEL_ROWS + lane)] = c.mn[i];
-    }
+    const enum gguf_type t = w->type;
+    const int each = f->super ? 1 : pack_chunk_blocks(t), count = w->k / (f->super ? PACK_SUPER : 32);
+    put16(t, panel, f->super ? pack_at_super(t) : 0, each, lane, c.d, count);
+    if (f->has_min) put16(t, panel, f->super ? pack_at_super_min(t) : pack_at_min(t), each, lane, c.m, count);
+    if (f->super) put_scales_k(f, w, panel, lane, &c);
 }
 
 static void dequantize_plain(enum gguf_type type, const uint8_t *raw, int k, float *out)

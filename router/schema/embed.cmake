@@ -1,6 +1,6 @@
 # Each schema/vN.sql becomes a string SCHEMA_VN in the generated header router_schema.h.
 set(schema_text "/* Made from the files in router/schema at configure time. */\n")
-foreach(version 1)
+foreach(version 1 2)
   set(schema_file ${CMAKE_SOURCE_DIR}/router/schema/v${version}.sql)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${schema_file})
   file(READ ${schema_file} sql)

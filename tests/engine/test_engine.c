@@ -251,6 +251,36 @@ static void preempted_streams_are_computed_again(void **state)
     desk_close(d);
 }
 
+static void a_cache_of_q8_0_holds_more_and_changes_nothing_but_a_little(void **state)
+{
+    (void)state;
+    int64_t page = (int64_t)TINY_LAYERS * 2 * (TINY_EMBEDDING / 2) * 32 * 2; /* of f16 */
+    struct desk *d = desk_open(GGUF_F32, (struct engine_options){.slots_max = 4, .context_tokens = 256, .prefill_tokens = 23,
+                                                                 .kv_bytes_max = 8 * page, .kv = ENGINE_KV_Q8_0});
+    struct engine_stats st;
+    engine_stats(d->engine, &st);
+    assert_int_equal(st.pages_total, 8 * 32 / 17); /* 34 bytes for 32 values instead of 64 */
+    int32_t ids[4][60];
+    struct engine_request r[4];
+    for (int i = 0; i < 4; i++) {
+        r[i] = prompt(ids[i], 40 + i % 2 * 20, 20 + (uint64_t)(i / 2), 150); /* by two with one beginning */
+        assert_int_equal(ask(d, i, &r[i], NULL), ERR_OK);
+    }
+    for (int i = 0; i < 4; i++) assert_int_equal(await(d, i)->count, 150);
+    engine_stats(d->engine, &st);
+    assert_true(st.preemptions > 0);
+    struct desk *alone = desk_open(GGUF_F32, (struct engine_options){.slots_max = 1, .threads = 1, .kv = ENGINE_KV_Q8_0});
+    struct desk *half = desk_open(GGUF_F32, (struct engine_options){.slots_max = 1});
+    for (int i = 0; i < 4; i++) {
+        assert_same(&d->stream[i], ask_and_wait(alone, i, &r[i]), 0, 150);
+        float apart = fabsf(ask_and_wait(half, i, &r[i])->entropy[0] - d->stream[i].entropy[0]);
+        assert_true(apart > 0 && apart < 0.05f);
+    }
+    desk_close(half);
+    desk_close(alone);
+    desk_close(d);
+}
+
 static void speculation_changes_the_steps_and_not_the_stream(void **state)
 {
     (void)state;
@@ -452,6 +482,7 @@ int main(void)
         cmocka_unit_test(a_stream_goes_on_elsewhere_from_its_tokens),
         cmocka_unit_test(a_shared_beginning_comes_from_the_cache_and_changes_nothing),
         cmocka_unit_test(preempted_streams_are_computed_again),
+        cmocka_unit_test(a_cache_of_q8_0_holds_more_and_changes_nothing_but_a_little),
         cmocka_unit_test(speculation_changes_the_steps_and_not_the_stream),
         cmocka_unit_test(a_cancelled_stream_ends_soon),
         cmocka_unit_test(closing_ends_every_stream),

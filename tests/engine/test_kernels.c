@@ -129,24 +129,42 @@ static void every_set_and_every_batch_gives_the_same_bits(void **state)
 enum { HEAD = 48, TOKENS = 101, PAGES = 4 };
 
 struct cache {
+    bool q8;
     uint16_t k[PAGES * HEAD * KV_PAGE_TOKENS], v[PAGES * HEAD * KV_PAGE_TOKENS];
-    float plain_k[TOKENS][HEAD], plain_v[TOKENS][HEAD];
+    float plain_k[TOKENS][HEAD], plain_v[TOKENS][HEAD]; /* what the cache holds of them */
     int32_t pages[PAGES];
 };
 
-static void fill_cache(struct cache *c, const struct kernels *k)
+/* As f16, or as whole numbers × the f16 of the largest / 127, by 32: the last 16 of a head are a block of their own. */
+static void round_row(float *x, bool q8)
+{
+    for (int b = 0; b < HEAD; b += q8 ? 32 : HEAD) {
+        float most = 0;
+        int end = q8 && b + 32 < HEAD ? b + 32 : HEAD;
+        for (int i = b; i < end; i++) most = fmaxf(most, fabsf(x[i]));
+        float d = half_to_float(half_from_float(most / 127.0f)), inverse = d > 0 ? 1 / d : 0;
+        for (int i = b; i < end; i++)
+            x[i] = q8 ? fmaxf(fminf(rintf(x[i] * inverse), 127), -127) * d : half_to_float(half_from_float(x[i]));
+    }
+}
+
+static void fill_cache(struct cache *c, const struct kernels *k, bool q8)
 {
     static const int32_t ORDER[PAGES] = {2, 0, 3, 1};
     uint64_t seed = 5;
     memset(c, 0xff, sizeof *c); /* what was never written is NaN: it must not be read */
     memcpy(c->pages, ORDER, sizeof ORDER);
+    c->q8 = q8;
     for (int t = 0; t < TOKENS; t++) {
         for (int i = 0; i < HEAD; i++) {
-            c->plain_k[t][i] = half_to_float(half_from_float(tiny_uniform(&seed)));
-            c->plain_v[t][i] = half_to_float(half_from_float(tiny_uniform(&seed)));
+            c->plain_k[t][i] = tiny_uniform(&seed) * (t == 50 ? 0.0f : t == 60 && i > 40 ? 90000.0f : 1.0f);
+            c->plain_v[t][i] = tiny_uniform(&seed) * (t == 51 ? 0.0f : 1.0f);
         }
-        size_t at = (size_t)ORDER[t / KV_PAGE_TOKENS] * HEAD * KV_PAGE_TOKENS;
-        k->put_kv(c->k + at, c->v + at, t % KV_PAGE_TOKENS, c->plain_k[t], c->plain_v[t], HEAD);
+        size_t at = (size_t)ORDER[t / KV_PAGE_TOKENS] * kv_page_elements(HEAD, q8);
+        (q8 ? k->put_kv_q8 : k->put_kv)(c->k + at, c->v + at, t % KV_PAGE_TOKENS, c->plain_k[t], c->plain_v[t], HEAD);
+        for (int i = 0; i < HEAD; i++) c->plain_k[t][i] = fmaxf(fminf(c->plain_k[t][i], 65504), -65504);
+        round_row(c->plain_k[t], q8);
+        round_row(c->plain_v[t], q8);
     }
 }
 
@@ -171,7 +189,7 @@ static void attend_all(const struct kernels *k, const struct cache *c, float (*q
 {
     for (int first = 0; first < rows; first += ATTEND_ROWS) {
         struct attend a = {.rows = rows - first < ATTEND_ROWS ? rows - first : ATTEND_ROWS, .head_dim = HEAD, .window = window,
-                           .softcap = cap, .pages = c->pages, .k = c->k, .v = c->v, .page_stride = HEAD * KV_PAGE_TOKENS};
+                           .softcap = cap, .pages = c->pages, .k = c->k, .v = c->v, .page_stride = kv_page_elements(HEAD, c->q8), .q8 = c->q8};
         for (int r = 0; r < a.rows; r++) {
             a.q[r] = q[first + r];
             a.out[r] = out[first + r];
@@ -184,20 +202,25 @@ static void attend_all(const struct kernels *k, const struct cache *c, float (*q
 static void attention_equals_a_double_precision_reference(void **state)
 {
     (void)state;
-    static struct cache c;
+    static struct cache c, of_scalar;
     static const struct {
         int rows, group, position, window;
         float cap;
     } CASES[] = {{1, 1, 0, 0, 0}, {7, 7, 100, 0, 0}, {21, 3, 94, 0, 0}, {40, 4, 60, 0, 2}, {30, 2, 70, 17, 0}, {5, 1, 30, 1, 0}, {9, 3, 98, 64, 1}};
     const struct kernels *k;
-    for (int i = 0; (k = kernels_at(i)) != NULL; i++) {
-        fill_cache(&c, k);
+    for (int i = 0; (k = kernels_at(i / 2)) != NULL; i++) {
+        fill_cache(&c, k, i % 2);
+        fill_cache(&of_scalar, kernels_find("scalar"), i % 2);
+        assert_memory_equal(&c, &of_scalar, sizeof c);
         for (size_t n = 0; n < sizeof CASES / sizeof CASES[0]; n++) {
-            float q[40][HEAD], out[40][HEAD], alone[1][HEAD];
+            float q[40][HEAD], out[40][HEAD], same[40][HEAD], alone[1][HEAD];
             uint64_t seed = 9;
             for (int r = 0; r < 40; r++)
                 for (int d = 0; d < HEAD; d++) q[r][d] = tiny_uniform(&seed);
             attend_all(k, &c, q, out, CASES[n].rows, CASES[n].group, CASES[n].position, CASES[n].window, CASES[n].cap);
+            attend_all(kernels_find("scalar"), &c, q, same, CASES[n].rows, CASES[n].group, CASES[n].position, CASES[n].window,
+                       CASES[n].cap);
+            assert_memory_equal(out, same, (size_t)CASES[n].rows * sizeof *out);
             for (int r = 0; r < CASES[n].rows; r++) {
                 double want[HEAD];
                 int position = CASES[n].position + r / CASES[n].group;
@@ -282,9 +305,20 @@ static void halves_round_as_the_hardware_does(void **state)
     assert_int_equal(half_from_float(0x3p-25f), 0x0002);
 }
 
+#ifdef KERNELS_WANTED /* a cross build says which set its machine must have: else the tests above would compare nothing */
+static void the_wanted_set_is_the_best_here(void **state)
+{
+    (void)state;
+    assert_string_equal(kernels_at(0)->name, KERNELS_WANTED);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+#ifdef KERNELS_WANTED
+        cmocka_unit_test(the_wanted_set_is_the_best_here),
+#endif
         cmocka_unit_test(products_equal_a_double_precision_reference),
         cmocka_unit_test(every_set_and_every_batch_gives_the_same_bits),
         cmocka_unit_test(attention_equals_a_double_precision_reference),

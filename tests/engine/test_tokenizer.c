@@ -115,14 +115,15 @@ enum { USER = 4, CONTROL = 3, BYTE = 6 };
 /* Every byte, then words that merges build, then special tokens. */
 static struct tokenizer *small_bpe(const char *pre, bool add_bos)
 {
-    static const char *const WORDS[] = {"aa", "aaaa", "aaaaaaaa", "he", "ll", "hell", "hello", "\xC4\xA0hello"};
+    static const char *const WORDS[] = {"aa", "aaaa", "aaaaaaaa", "he", "ll", "hell", "hello", "\xC4\xA0hello", "pq", "qr", "pqr"};
     static const char *const MERGES[] = {"a a", "aa aa", "aaaa aaaa", "h e", "l l", "he ll", "hell o",
-                                         "\xC4\xA0 hello", "x y", "xy z"}; /* the last two make no token */
+                                         "\xC4\xA0 hello", "x y", "xy z" /* these two make no token */,
+                                         "p q", "q r", "p qr"};
     static const char *const SPECIALS[] = {"<|im_start|>", "<|im_end|>", "<|im", "[user]", "<s>"};
     static const int32_t SPECIAL_KINDS[] = {CONTROL, CONTROL, CONTROL, USER, CONTROL};
     static char alphabet[256][4];
-    const char *tokens[256 + 8 + 5];
-    int32_t kinds[256 + 8 + 5];
+    const char *tokens[256 + 11 + 5];
+    int32_t kinds[256 + 11 + 5];
     int count = 0, other = 0;
     for (int b = 0; b < 256; b++) { /* GPT-2's alphabet, written independently of the code under test */
         bool printable = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
@@ -132,15 +133,15 @@ static struct tokenizer *small_bpe(const char *pre, bool add_bos)
         tokens[count] = alphabet[b];
         kinds[count++] = 1;
     }
-    for (size_t i = 0; i < 8; i++, count++) tokens[count] = WORDS[i], kinds[count] = 1;
+    for (size_t i = 0; i < 11; i++, count++) tokens[count] = WORDS[i], kinds[count] = 1;
     for (size_t i = 0; i < 5; i++, count++) tokens[count] = SPECIALS[i], kinds[count] = SPECIAL_KINDS[i];
     struct gguf_builder b = {0};
     gguf_builder_str(&b, "tokenizer.ggml.model", "gpt2");
     gguf_builder_str(&b, "tokenizer.ggml.pre", pre);
     gguf_builder_strings(&b, "tokenizer.ggml.tokens", tokens, (uint64_t)count);
     gguf_builder_ints(&b, "tokenizer.ggml.token_type", kinds, (uint64_t)count);
-    gguf_builder_strings(&b, "tokenizer.ggml.merges", MERGES, 10);
-    gguf_builder_u32(&b, "tokenizer.ggml.bos_token_id", 268);
+    gguf_builder_strings(&b, "tokenizer.ggml.merges", MERGES, 13);
+    gguf_builder_u32(&b, "tokenizer.ggml.bos_token_id", 271);
     gguf_builder_bool(&b, "tokenizer.ggml.add_bos_token", add_bos);
     size_t len;
     unsigned char *data = gguf_builder_finish(&b, &len);
@@ -174,7 +175,9 @@ static void merges_go_by_rank(void **state)
     expect_ids(t, "aaaaaaaaaaa", 0, "258 256 97"); /* 8 + 2 + 1 */
     expect_ids(t, "hel", 0, "259 108");
     expect_ids(t, "axyz", 0, "97 120 121 122"); /* "xyz" merges but is no token: its bytes */
-    assert_int_equal(tokenizer_vocabulary(t), 269);
+    expect_ids(t, "pqr", 0, "264 114"); /* pq goes first; "pqr" is made of p and qr alone */
+    expect_ids(t, "qr", 0, "265");
+    assert_int_equal(tokenizer_vocabulary(t), 272);
     tokenizer_close(t);
 }
 
@@ -182,24 +185,24 @@ static void special_tokens_are_found_when_asked(void **state)
 {
     (void)state;
     struct tokenizer *t = small_bpe("gpt-2", false);
-    expect_ids(t, "<|im_end|>", ENGINE_TOKENIZE_SPECIAL, "265");
-    expect_ids(t, "a<|im_start|>a<|im_x", ENGINE_TOKENIZE_SPECIAL, "97 264 97 266 95 120"); /* the longest that fits */
-    expect_ids(t, "<|im_end|", ENGINE_TOKENIZE_SPECIAL, "266 95 101 110 100 124");
+    expect_ids(t, "<|im_end|>", ENGINE_TOKENIZE_SPECIAL, "268");
+    expect_ids(t, "a<|im_start|>a<|im_x", ENGINE_TOKENIZE_SPECIAL, "97 267 97 269 95 120"); /* the longest that fits */
+    expect_ids(t, "<|im_end|", ENGINE_TOKENIZE_SPECIAL, "269 95 101 110 100 124");
     expect_ids(t, "<s>", 0, "60 115 62");         /* control tokens only when asked */
-    expect_ids(t, "a[user]a", 0, "97 267 97");    /* user-defined ones always */
-    assert_int_equal(tokenizer_find(t, "<|im_end|>"), 265);
+    expect_ids(t, "a[user]a", 0, "97 270 97");    /* user-defined ones always */
+    assert_int_equal(tokenizer_find(t, "<|im_end|>"), 268);
     assert_int_equal(tokenizer_find(t, "\xC4\xA0hello"), 263);
     assert_int_equal(tokenizer_find(t, "xyz"), -1);
-    assert_true(tokenizer_is_end(t, 265)); /* by its name */
-    assert_false(tokenizer_is_end(t, 264));
-    assert_true(tokenizer_is_control(t, 264));
-    assert_false(tokenizer_is_control(t, 267));
-    assert_int_equal(tokenizer_bytes(t, 265, false, NULL, 0), 0);
-    assert_int_equal(tokenizer_bytes(t, 265, true, NULL, 0), 10);
-    assert_int_equal(tokenizer_bytes(t, 267, false, NULL, 0), 6);
+    assert_true(tokenizer_is_end(t, 268)); /* by its name */
+    assert_false(tokenizer_is_end(t, 267));
+    assert_true(tokenizer_is_control(t, 267));
+    assert_false(tokenizer_is_control(t, 270));
+    assert_int_equal(tokenizer_bytes(t, 268, false, NULL, 0), 0);
+    assert_int_equal(tokenizer_bytes(t, 268, true, NULL, 0), 10);
+    assert_int_equal(tokenizer_bytes(t, 270, false, NULL, 0), 6);
     assert_int_equal(tokenizer_bytes(t, 263, false, NULL, 0), 6);
     assert_int_equal(tokenizer_bytes(t, -1, false, NULL, 0), 0);
-    assert_int_equal(tokenizer_bytes(t, 269, false, NULL, 0), 0);
+    assert_int_equal(tokenizer_bytes(t, 272, false, NULL, 0), 0);
     tokenizer_close(t);
 }
 
@@ -207,11 +210,11 @@ static void bos_is_added_once(void **state)
 {
     (void)state;
     struct tokenizer *t = small_bpe("gpt-2", true);
-    expect_ids(t, "a", ENGINE_TOKENIZE_ADD, "268 97");
-    expect_ids(t, "", ENGINE_TOKENIZE_ADD, "268");
+    expect_ids(t, "a", ENGINE_TOKENIZE_ADD, "271 97");
+    expect_ids(t, "", ENGINE_TOKENIZE_ADD, "271");
     expect_ids(t, "a", 0, "97");
-    expect_ids(t, "<s>a", ENGINE_TOKENIZE_ADD | ENGINE_TOKENIZE_SPECIAL, "268 97");
-    expect_ids(t, "<s><s>", ENGINE_TOKENIZE_SPECIAL, "268 268");
+    expect_ids(t, "<s>a", ENGINE_TOKENIZE_ADD | ENGINE_TOKENIZE_SPECIAL, "271 97");
+    expect_ids(t, "<s><s>", ENGINE_TOKENIZE_SPECIAL, "271 271");
     tokenizer_close(t);
 }
 

@@ -74,7 +74,7 @@ static void a_new_file_is_private_and_of_this_version(void **state)
     assert_int_equal(st.st_mode & 0777, 0600);
     assert_int_equal(stat(wal, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0600);
-    assert_int_equal(ask_int(f->db, "PRAGMA user_version"), 1);
+    assert_int_equal(ask_int(f->db, "PRAGMA user_version"), 2);
     log_close(log, 1000);
     sqlite3 *conn;
     assert_int_equal(sqlite3_open(f->db, &conn), SQLITE_OK);
@@ -85,6 +85,29 @@ static void a_new_file_is_private_and_of_this_version(void **state)
     assert_non_null(strstr(e.msg, "99"));
     assert_non_null(strstr(e.msg, "newer rung"));
     assert_int_equal(ask_int(f->db, "SELECT count(*) FROM decisions"), 1); /* and nothing was touched */
+}
+
+/* A file as the first version made it, with an hour of its latencies. */
+static void a_file_of_version_1_is_brought_up_with_its_rows(void **state)
+{
+    const struct folder *f = *state;
+    char command[400];
+    (void)snprintf(command, sizeof command, "sqlite3 '%s' < " SOURCE_DIR "/router/schema/v1.sql", f->db);
+    assert_int_equal(system(command), 0);
+    sqlite3 *conn;
+    assert_int_equal(sqlite3_open(f->db, &conn), SQLITE_OK);
+    (void)snprintf(command, sizeof command,
+                   "INSERT INTO hourly_latency VALUES (%lld, 'edge-1', 0, 'edge', 12800, 4, 0);"
+                   "PRAGMA user_version = 1; PRAGMA application_id = 1381322311", (long long)test_hour_ms());
+    assert_int_equal(sqlite3_exec(conn, command, NULL, NULL, NULL), SQLITE_OK);
+    (void)sqlite3_close(conn);
+    struct log_options options = options_of(f);
+    struct decision_log *log = open_log(&options);
+    put(log, "req-1");
+    assert_true(log_flush(log, 10000));
+    assert_int_equal(ask_int(f->db, "PRAGMA user_version"), 2);
+    assert_string_equal(ask(f->db, "SELECT requests || ' ' || p50_ms FROM latency_percentiles WHERE measure = 'ttft'"), "5 12.8");
+    log_close(log, 1000);
 }
 
 static void a_foreign_database_is_left_alone(void **state)
@@ -363,6 +386,7 @@ int main(void)
         IN_FOLDER(a_decision_and_its_hops_are_read_back_as_given),
         IN_FOLDER(the_columns_are_the_schema_s),
         IN_FOLDER(a_new_file_is_private_and_of_this_version),
+        IN_FOLDER(a_file_of_version_1_is_brought_up_with_its_rows),
         IN_FOLDER(a_foreign_database_is_left_alone),
         IN_FOLDER(a_second_writer_is_refused),
         IN_FOLDER(a_damaged_file_is_moved_aside),

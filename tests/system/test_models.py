@@ -74,3 +74,27 @@ def test_what_a_local_model_cannot_do_is_refused_by_name(ladder):
     long = edge.chat("word " * 200000)
     assert long.status in (400, 413) and long.error["message"]
     assert edge.chat("Hello").status == 200
+
+
+@needs_models
+def test_without_a_seed_each_answer_is_drawn_anew(ladder):
+    edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge")])
+    edge.until_tiers("edge")
+    ask = {"temperature": 1.5, "max_tokens": 60, "ignore_eos": True}
+    assert len({edge.chat("Hello there", **ask).text for _ in range(3)}) > 1
+
+
+def test_metrics_tell_how_full_the_engine_is(ladder):
+    edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge", kv="q8_0")])
+    edge.until_tiers("edge")
+    label = '{backend="device"}'
+    total = edge.metric("rung_engine_pages_free" + label)
+    assert total > 0 and edge.metric("rung_engine_pages_cached" + label) == 0
+    for _ in range(2):
+        assert edge.chat("word " * 100, max_tokens=8, ignore_eos=True).status == 200
+    until(lambda: edge.metric("rung_engine_slots_used" + label) == 0, "the slots are free again")
+    read, found, made = (edge.metric(f"rung_engine_{what}_tokens_total" + label) for what in ("prompt", "cached", "completion"))
+    assert made == 16 and found >= 96 and read >= 2 * found
+    assert edge.metric("rung_engine_slots" + label) == 2
+    pages = [edge.metric(f"rung_engine_pages_{what}" + label) for what in ("free", "used", "cached")]
+    assert pages[1] == 0 and pages[2] >= 3 and sum(pages) == total

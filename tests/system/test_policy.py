@@ -107,3 +107,20 @@ def test_the_commands_do_the_same(ladder):
     wrong = rung("policy", "set", "treshold_edge=1")
     assert wrong.returncode == 1 and "treshold_edge" in wrong.stderr
     assert rung("policy", "go").returncode == 2
+
+
+def test_a_region_sends_its_policy_down_and_privacy_only_gets_tighter(ladder):
+    region = ladder.region(backends=[scripted("mid", "region", "said by region")],
+                           policy={"threshold": {"edge": 0.9, "region": 0.0}, "explore": 0, "send_below": True})
+    willing = ladder.edge("willing", backends=[scripted("small", "edge", "x"), ladder.peer("region")],
+                          policy={"threshold": {"edge": 0.1}, "private_default": True, "accept_from_above": True})
+    wary = ladder.edge("wary", backends=[scripted("small", "edge", "x"), ladder.peer("region")],
+                       policy={"threshold": {"edge": 0.1}})
+    until(lambda: policy(willing)["policy"]["threshold_edge"] == 0.9, "the edge took the policy from above")
+    assert policy(willing)["policy"]["private_default"] is True
+    version = policy(willing)["policy"]["version"]
+    command(region, action="set", policy={"threshold_edge": 0.8})
+    until(lambda: policy(willing)["policy"]["threshold_edge"] == 0.8, "and the next one")
+    assert policy(willing)["policy"]["version"] == version + 1
+    assert policy(wary)["policy"]["threshold_edge"] == 0.1
+    assert [r["source"] for r in willing.rows("SELECT source FROM policies ORDER BY version")] == ["config", "above", "above"]

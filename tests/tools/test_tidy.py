@@ -106,7 +106,7 @@ def test_every_header_is_included_somewhere():
         for target in re.findall(r'^#\s*include "([^"]+)"', text_of(file), flags=re.M):
             included.add(target)
             included.add(os.path.normpath(os.path.join(os.path.dirname(file), target)))
-    dead = [f for f in sources(".h") if f not in included]
+    dead = [f for f in sources(".h") if f not in included and not f.startswith("tests/cross/")] # stands in for <cmocka.h>
     assert not dead
 
 

@@ -1,6 +1,6 @@
 """Requests/s through the local socket, routed and logged, against nginx proxying the same answer; prints one table.
 
-    python3 bench/http.py [--seconds 5] [--rounds 3] [--nginx /usr/sbin/nginx]
+    python3 bench/front.py [--seconds 5] [--rounds 3] [--nginx /usr/sbin/nginx]
 
 Both are asked by the same load over 64 connections on the same machine, in turns, so that its noise falls on both. The answer
 is scripted: what is measured is everything around a model. nginx runs one worker that proxies to a second server of its
@@ -43,7 +43,7 @@ def load(socket, body, seconds, rate=0):
     numbers = re.findall(r"[\d.]+", out.stdout)
     if len(numbers) < 6 or out.returncode:
         sys.exit(f"{' '.join(command)}: {out.stdout}{out.stderr}")
-    return {"rps": float(numbers[0]), "p50": float(numbers[2]), "p99": float(numbers[4])}
+    return {"rps": float(numbers[0]), "p50": float(numbers[3]), "p99": float(numbers[5])}
 
 
 def wait_for(path):
