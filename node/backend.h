@@ -12,7 +12,6 @@
 struct backend;
 struct engine_stats;
 struct prefix_map;
-struct engine_stats;
 
 /* What comes back. At most one on_prefill, zero or more on_token, then exactly one on_done or on_error, never before
  * the submit call has returned. on_start comes once before the first token, or before on_done where there is none. */

@@ -255,6 +255,8 @@ class Ladder:
         if not http:
             config.pop("http")
         config.setdefault("log", {"path": "log.db"})
+        # Scenarios are about one decision, not about the share that is taken at random.
+        config["policy"] = {"explore": 0, **(config.get("policy") or {})}
         os.makedirs(os.path.join(self.dir, name), exist_ok=True)
         node = Node(self, name, command, config, wait)
         self.nodes.append(node)
