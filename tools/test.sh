@@ -78,7 +78,7 @@ echo "$running fuzzers ran"
 
 step "tools, models and whole ladders over real sockets"
 status=0
-/usr/bin/python3 -m pytest -q -rs -p no:cacheprovider tests >build/pytest.log 2>&1 || status=$?
+RUNG_BUILD="$PWD/build-asan" /usr/bin/python3 -m pytest -q -rs -p no:cacheprovider tests >build/pytest.log 2>&1 || status=$?
 tail -40 build/pytest.log
 tail -1 build/pytest.log >"$out/counts"
 n=$(count passed "$out/counts"); passed=$((passed + ${n:-0}))

@@ -6,8 +6,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import tools_path  # puts tools/ on the path, so before them
 import summary
-import tools_path
 from curriculum import generate
 
 EVAL = [sys.executable, str(tools_path.ROOT / "tools" / "eval")]
@@ -71,7 +71,7 @@ def test_auc_of_prompt_length():
 
 def test_shipped_outcomes_hold_scores_of_all_three():
     import gzip
-    path = tools_path.ROOT / "models" / "demo-outcomes.jsonl.gz"
+    path = tools_path.ROOT / "tests" / "data" / "demo-outcomes.jsonl.gz"
     if not path.exists():
         pytest.skip("demo-outcomes.jsonl.gz is not here")
     rows = [json.loads(line) for line in gzip.open(path, "rt", encoding="utf-8")]
