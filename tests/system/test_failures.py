@@ -34,7 +34,7 @@ def rest_of(seen, response):
         status = 200
 
         def getheaders(self):
-            return response.getheaders()
+            return response.getheaders() if response else [("content-type", "text/event-stream")]
 
         def __iter__(self):
             yield from seen.splitlines(keepends=True)

@@ -98,3 +98,25 @@ def test_metrics_tell_how_full_the_engine_is(ladder):
     assert edge.metric("rung_engine_slots" + label) == 2
     pages = [edge.metric(f"rung_engine_pages_{what}" + label) for what in ("free", "used", "cached")]
     assert pages[1] == 0 and pages[2] >= 3 and sum(pages) == total
+
+
+@needs_models
+def test_another_model_goes_on_from_the_text_so_far(ladder):
+    ladder.core(backends=[engine("engine", "core.q8_0.gguf", "core", slots=2)])
+    region = ladder.region(backends=[ladder.peer("core")], policy={"threshold": {"region": 0.0}})
+    worker = ladder.worker("only", backends=[engine("engine", "region.q8_0.gguf", "region")])
+    edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge"), ladder.peer("region")], **UP)
+    edge.until_tiers("region", "core")
+    connection, response = edge.open_stream("Tell me about the weather.", max_tokens=300, ignore_eos=True, temperature=1.0, seed=3)
+    seen = b""
+    while seen.count(b"data: ") < 20:
+        seen += response.readline()
+    worker.kill()
+    reply = rest_of(seen, response)
+    shown = rest_of(seen, [])
+    assert reply.done and reply.finish in ("stop", "length") and not reply.error
+    assert (reply.reasoning + reply.text).startswith(shown.reasoning + shown.text)
+    row = region.until_rows(1, "SELECT * FROM decisions WHERE node = 'region'")[0]
+    assert row["failed_over"] == 1 and row["model"] == "rung-demo-region"  # the first that answered
+    hops = region.rows("SELECT tier, outcome FROM hops ORDER BY hop")
+    assert [(h["tier"], h["outcome"]) for h in hops] == [("region", "failed"), ("core", "done")]
