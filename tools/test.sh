@@ -48,6 +48,20 @@ failed=$(grep -cE 'Test +#[0-9]+: .*\*\*\*' build-asan/ctest.log || true)
 [ "$status" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1
 if [ "$failed" -eq 0 ]; then echo "$passed programs passed"; else tail -100 build-asan/ctest.log; fi
 
+step "what has threads, under ThreadSanitizer (build-tsan/)"
+threaded="test_node_loop test_router_log test_engine_engine"
+quiet cmake -G Ninja -B build-tsan -S . -DRUNG_TSAN=ON
+quiet ninja -C build-tsan $threaded
+for program in $threaded; do
+    if build-tsan/tests/$program >"build-tsan/$program.log" 2>&1; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        tail -40 "build-tsan/$program.log"
+        echo "FAILED: build-tsan/tests/$program"
+    fi
+done
+
 step "every decoder, fuzzed for a few seconds"
 fuzz() { # fuzz PROGRAM: its corpus is read, what it finds goes to a folder of its own
     name=$(basename "$1")
