@@ -32,7 +32,12 @@ static void chain_add(struct chain *c, const char *text)
 
 static void chain_of(const struct msg_submit *submit, struct chain *c)
 {
-    *c = (struct chain){.h = 0xcbf29ce484222325ull};
+    c->count = c->in_block = 0;
+    c->h = 0xcbf29ce484222325ull;
+    size_t bytes = submit->prompt ? strlen(submit->prompt) : 0;
+    for (int i = 0; i < submit->message_count && bytes < BLOCK_BYTES; i++)
+        bytes += strlen(submit->messages[i].role) + (submit->messages[i].content ? strlen(submit->messages[i].content) : 0);
+    if (bytes < BLOCK_BYTES) return; /* not one block */
     for (int i = 0; i < submit->message_count; i++) {
         chain_add(c, submit->messages[i].role);
         chain_add(c, submit->messages[i].content);

@@ -23,6 +23,7 @@
 #include "base/textlog.h"
 
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -284,21 +285,35 @@ static void step_dispatch(struct request *r)
 
 /* ---- the steps as a table ---- */
 
+/* Steps that follow each other are taken at once; between them the request may have ended, so its handle is asked. */
+static void take_steps(struct request *r)
+{
+    struct request_table *t = r->node->requests;
+    uint64_t handle = r->handle;
+    do {
+        t->stepping = handle;
+        t->step_again = false;
+        switch (r->step) {
+        case STEP_CLASSIFY: step_classify(r); break;
+        case STEP_DECIDE: step_decide(r); break;
+        case STEP_DISPATCH: step_dispatch(r); break;
+        case STEP_WAIT: case STEP_RUN: case STEP_END: break;
+        }
+    } while (t->step_again && request_find(t, handle) == r);
+    t->stepping = 0;
+}
+
 static void on_step(void *ctx)
 {
-    struct request *r = ctx;
-    switch (r->step) {
-    case STEP_CLASSIFY: step_classify(r); break;
-    case STEP_DECIDE: step_decide(r); break;
-    case STEP_DISPATCH: step_dispatch(r); break;
-    case STEP_WAIT: case STEP_RUN: case STEP_END: break;
-    }
+    take_steps(ctx);
 }
 
 void request_step_soon(struct request *r, enum request_step step)
 {
+    struct request_table *t = r->node->requests;
     r->step = step;
-    loop_timer_start(r->node->loop, &r->step_timer, 0, on_step, r);
+    if (t->stepping == r->handle) t->step_again = true;
+    else loop_timer_start(r->node->loop, &r->step_timer, 0, on_step, r);
 }
 
 /* ---- END ---- */
@@ -485,7 +500,7 @@ void request_choices_reset(struct request *r)
 
 static struct request *request_new(struct node *node, struct msg_submit *submit, const struct sink *sink, const char *front)
 {
-    struct request *r = calloc(1, sizeof *r);
+    struct request *r = malloc(sizeof *r);
     int n = submit->params.n > 1 ? (int)submit->params.n : 1;
     if (n > MSG_CHOICES_MAX) n = MSG_CHOICES_MAX;
     struct choice *choices = calloc((size_t)n, sizeof *choices);
@@ -494,6 +509,7 @@ static struct request *request_new(struct node *node, struct msg_submit *submit,
         free(choices);
         return NULL;
     }
+    memset(r, 0, offsetof(struct request, hops));
     r->node = node;
     r->submit = submit;
     r->sink = *sink;
@@ -541,7 +557,7 @@ static void on_entered(void *ctx)
     } else if (r->submit->device_private && r->node->config->tier != TIER_EDGE) {
         request_fail(r, ERR_FORBIDDEN, "this request may not leave its device");
     } else {
-        step_classify(r);
+        take_steps(r);
     }
 }
 

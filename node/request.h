@@ -73,9 +73,7 @@ struct request {
     struct call call;           /* the one that runs; id 0: none */
     struct backend *tried[TRIED_MAX];
     int tried_count;
-    struct log_hop hops[MSG_HOPS_MAX];
     int hop_count;
-    struct msg_hop remote_hops[MSG_HOPS_MAX]; /* as told by the last peer; strings in the arena */
     int remote_hop_count;
     char tokens_identity[128];  /* of every token in choices; "" while none or mixed */
     bool tokens_mixed;
@@ -95,6 +93,9 @@ struct request {
     double price_usd, queue_ms;
     struct msg_error last_error; /* strings in the arena */
     int64_t retry_after_ms;
+    /* Last, since a new request need not clear them: their counts say how many hold something. */
+    struct log_hop hops[MSG_HOPS_MAX];
+    struct msg_hop remote_hops[MSG_HOPS_MAX]; /* as told by the last peer; strings in the arena */
 };
 
 struct request_table {
@@ -104,6 +105,8 @@ struct request_table {
     struct request *wait_first, **wait_end;
     int waiting;
     uint64_t last_handle;
+    uint64_t stepping;          /* the request whose steps are being taken; 0: none */
+    bool step_again;            /* it wants the next one */
     struct loop_timer wake_timer;
     double ended_per_s;         /* running mean */
     int64_t last_end_us;
