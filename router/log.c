@@ -44,7 +44,7 @@ static enum err_code append(struct decision_log *log, struct entry *entry)
     log->queued_seq++;
     log->waiting++;
     if (log->waiting == 1) log->first_us = clock_mono_us();
-    if (log->waiting == 1 || log->waiting == BATCH_ROWS) (void)pthread_cond_signal(&log->wake);
+    if (log->waiting == 1 || log->waiting == RIPE_ROWS) (void)pthread_cond_signal(&log->wake);
     return ERR_OK;
 }
 

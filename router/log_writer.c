@@ -289,7 +289,7 @@ static void wait_for_rows(struct decision_log *log)
     while (!log->head && !log->stop && rc == 0) rc = pthread_cond_timedwait(&log->wake, &log->lock, &tick);
     struct timespec ripe = at_mono_us(log->first_us + (int64_t)log->batch_ms * 1000);
     rc = 0;
-    while (log->head && !log->stop && log->hurry_seq <= log->taken_seq && log->waiting < BATCH_ROWS && rc == 0)
+    while (log->head && !log->stop && log->hurry_seq <= log->taken_seq && log->waiting < RIPE_ROWS && rc == 0)
         rc = pthread_cond_timedwait(&log->wake, &log->lock, &ripe);
 }
 

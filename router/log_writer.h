@@ -7,7 +7,11 @@
 #include <pthread.h>
 #include <time.h>
 
-enum { BATCH_ROWS = 2048 }; /* in one transaction, at the most */
+enum {
+    BATCH_ROWS = 2048, /* in one transaction, at the most */
+    RIPE_ROWS = 96     /* so many waiting rows are written without waiting for more: many short turns of the writer disturb
+                          a loop beside it less than few long ones */
+};
 
 enum entry_kind { ENTRY_DECISION, ENTRY_LABEL, ENTRY_TASK, ENTRY_SHIP, ENTRY_ACKNOWLEDGED, ENTRY_RECEIVE };
 struct entry {
