@@ -15,7 +15,6 @@ struct life {
     struct node node;
     struct loop_timer drain_timer;
     int64_t drain_until_ms;
-    bool log_closed;
 };
 
 /* ---- opening ---- */
