@@ -1,0 +1,167 @@
+/* Inside the decode kernel: how a block's shared memory is laid out, and the order of tiles that producer and consumers
+ * walk through alike. */
+#ifndef RUNG_ENGINE_CUDA_DECODE_PRIVATE_CUH
+#define RUNG_ENGINE_CUDA_DECODE_PRIVATE_CUH
+
+#include "engine/cuda/decode.cuh"
+#include "engine/cuda/ptx.cuh"
+
+enum {
+    WARPS = 16,               /* consumers */
+    CONSUMERS = WARPS * 32,
+    THREADS = CONSUMERS + 128, /* and the producer's group: one warp of it works, the others only give their registers */
+    CONSUMER_REGISTERS = 112, PRODUCER_REGISTERS = 40,
+    TILE_ROWS = 16,           /* two panels of 8 rows */
+    STAGE_BYTES = 17408,      /* a tile's next piece: 2 × 16 granules of W4, or 16 rows of 1024 bytes, 64 apart */
+    ROW_BYTES = 1024,
+    ROW_STRIDE = ROW_BYTES + 64, /* so that the 8 lanes of a quarter warp read different banks */
+    STAGES_MAX = 10,
+    RED_FLOATS = WARPS * TILE_ROWS * DECODE_COLS_MAX, /* the warps' sums of one tile */
+    SLICES_MAX = 8,           /* of k, where a batch's inputs do not fit shared memory */
+    HEADS_TILE = 8,           /* query heads of one KV head that are worked on together */
+    SPLITS_MAX = 16,
+    PAGE = CUDA_PAGE_TOKENS,
+    ALL_CONSUMERS = 1,        /* barriers of the block */
+    SOME_CONSUMERS = 2        /* + group of four warps */
+};
+
+enum op { OP_QKV, OP_O, OP_FFN, OP_DOWN, OP_OUTPUT };
+
+struct kernel_layer {
+    struct matrix q, k, v, o, gate, up, down;
+    const float *attn_norm, *ffn_norm, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm;
+    int window, local_rope;
+};
+
+/* Everything that stays the same between steps, and the step. */
+struct kernel_args {
+    int embedding, layers, heads, kv_heads, head_dim, rotated, feed_forward, vocabulary, q_dim, kv_dim;
+    bool rope_halves, gelu;
+    float norm_eps, attention_scale, attention_softcap, residual_scale, logit_scale, logit_softcap;
+    const struct kernel_layer *layer; /* (layers) device */
+    struct matrix output;
+    const float *output_norm, *output_bias;
+    struct kv_cache kv;
+    struct decode_step step;
+    int slices[5], stages, inputs_bytes; /* slices of k by op; of shared memory */
+    int splits;                          /* of attention; 0: by each column's length */
+    float *qkv;                          /* (cols, q_dim + 2 kv_dim) */
+    uint16_t *attended, *middle;         /* (cols, q_dim), (cols, feed_forward) in the layers' form */
+    float *squares;                      /* (cols, embedding / 4) sums of 4 squares of x */
+    float *partial;                      /* (tiles, slices, 16, 8) */
+    float *split_out, *split_max;        /* (cols × kv heads × head tiles, splits, 8 × head_dim), (…, 2 × 8) */
+    unsigned *arrived, *split_arrived, *barrier; /* zero between steps */
+};
+
+/* Bytes of one 1024-byte row piece in k's. */
+static __device__ __host__ __forceinline__ int kind_chunk(enum matrix_kind kind)
+{
+    return kind == MATRIX_W4 ? WARPS * W4_GROUP : kind == MATRIX_FP8 ? ROW_BYTES : ROW_BYTES / 2;
+}
+
+struct op_shape {
+    int k, tiles, slices, slice_k; /* slice_k: a multiple of 128 */
+};
+
+static __device__ __forceinline__ struct op_shape op_shape(const struct kernel_args *a, int op)
+{
+    struct op_shape s;
+    s.k = op == OP_O ? a->q_dim : op == OP_DOWN ? a->feed_forward : a->embedding;
+    int rows = op == OP_QKV ? a->q_dim + 2 * a->kv_dim : op == OP_FFN ? 2 * a->feed_forward : op == OP_OUTPUT ? a->vocabulary : a->embedding;
+    s.tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    s.slices = a->slices[op];
+    s.slice_k = ((s.k + 127) / 128 + s.slices - 1) / s.slices * 128;
+    return s;
+}
+
+/* Where a block stands in the round of tiles: each operation begins at the block after the last one's last tile. */
+struct walk {
+    int slice, index, count; /* this block works on a slice of k, as the index-th of count */
+    int first;               /* its first tile */
+};
+
+static __device__ __forceinline__ struct walk walk_op(const struct op_shape *s, int *rotation)
+{
+    struct walk w;
+    int block = (int)blockIdx.x, blocks = (int)gridDim.x;
+    w.count = blocks / s->slices;
+    w.slice = block % s->slices;
+    w.index = block / s->slices;
+    int start = *rotation / s->slices % w.count;
+    w.first = w.index >= w.count ? s->tiles : (w.index - start + w.count) % w.count;
+    *rotation = (start + s->tiles) % w.count * s->slices;
+    return w;
+}
+
+/* One tile: two panels of 8 rows. */
+struct tile {
+    const uint8_t *a, *b;
+    const float *scale_a, *scale_b; /* FP8 */
+    int row;                        /* of the result */
+};
+
+static __device__ __forceinline__ const uint8_t *panel_at(const struct matrix *m, int panel)
+{
+    int64_t bytes = m->kind == MATRIX_W4 ? (int64_t)(m->k / W4_GROUP) * W4_GRANULE : (int64_t)m->k * (m->kind == MATRIX_FP8 ? 8 : 16);
+    return (const uint8_t *)m->data + panel * bytes;
+}
+
+static __device__ __forceinline__ struct tile tile_at(const struct kernel_args *a, const struct kernel_layer *l, int op, int t)
+{
+    struct tile x;
+    const struct matrix *m = op == OP_QKV ? &l->q : op == OP_O ? &l->o : op == OP_FFN ? &l->gate : op == OP_DOWN ? &l->down : &a->output;
+    int panel = 2 * t, panel_b = 2 * t + 1;
+    const struct matrix *mb = m;
+    x.row = t * TILE_ROWS;
+    if (op == OP_FFN) {
+        mb = &l->up;
+        panel = panel_b = t;
+        x.row = t * 8;
+    } else if (op == OP_QKV) {
+        int q = a->q_dim / TILE_ROWS, kv = a->kv_dim / TILE_ROWS;
+        if (t >= q) {
+            m = mb = t < q + kv ? &l->k : &l->v;
+            panel = 2 * (t - q - (t < q + kv ? 0 : kv));
+            panel_b = panel + 1;
+        }
+    } else if (panel_b * 8 >= m->rows) panel_b = panel; /* read twice, shown once */
+    x.a = panel_at(m, panel);
+    x.b = panel_at(mb, panel_b);
+    x.scale_a = m->scale ? m->scale + panel * 8 : NULL;
+    x.scale_b = mb->scale ? mb->scale + panel_b * 8 : NULL;
+    return x;
+}
+
+/* The ring's position: stage and the parity of its round. */
+struct ring {
+    int stage, stages;
+    uint32_t parity;
+};
+
+static __device__ __forceinline__ void ring_next(struct ring *r)
+{
+    if (++r->stage == r->stages) {
+        r->stage = 0;
+        r->parity ^= 1;
+    }
+}
+
+static __device__ __forceinline__ uint16_t to_form(float v, bool bf16)
+{
+    if (bf16) return __bfloat16_as_ushort(__float2bfloat16_rn(v));
+    return __half_as_ushort(__float2half_rn(fminf(fmaxf(v, -65504.f), 65504.f)));
+}
+
+/* Shared memory: ring, inputs (and attention's work space), sums, little things. */
+struct shared {
+    uint8_t *ring, *inputs;
+    float *sums; /* (2, WARPS, 16, 8) */
+    float *rms;  /* (8) 1 / root mean square of each column */
+    float *warp; /* (WARPS) */
+    float *pass; /* (4 groups, 128) */
+    int *flag;   /* (4) */
+    uint64_t *full, *empty; /* (STAGES_MAX) */
+};
+enum { SHARED_SMALL = 2 * RED_FLOATS * 4 + (8 + WARPS + 4 * 128 + 4) * 4 + 2 * STAGES_MAX * 8 + 64 };
+
+#endif
