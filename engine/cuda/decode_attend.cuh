@@ -40,27 +40,28 @@ static __device__ __forceinline__ float warp_sum(float v)
 }
 
 /* A warp: one head's bias, norm and rotation; the result in `row` (shared memory). */
-static __device__ __forceinline__ void turn_head(const struct kernel_args *a, const struct kernel_layer *l, int col, const float *from,
-                                                 const float *bias, const float *norm, float *row)
+template <int HD>
+static __device__ __forceinline__ void turn_head(const struct kernel_args *a, const float *angles, const float *from, const float *bias,
+                                                 const float *norm, float *row)
 {
-    int lane = (int)threadIdx.x & 31, n = a->head_dim, half = a->rotated / 2;
-    float square = 0;
-    for (int i = lane; i < n; i += 32) {
-        float v = __ldcg(from + i) + (bias ? bias[i] : 0.f);
-        square += v * v;
-        row[i] = v;
+    int lane = (int)threadIdx.x & 31, half = a->rotated / 2;
+    float square = 0, v[HD / 32];
+#pragma unroll
+    for (int j = 0; j < HD / 32; j++) v[j] = __ldcg(from + j * 32 + lane);
+#pragma unroll
+    for (int j = 0; j < HD / 32; j++) {
+        if (bias) v[j] += __ldg(bias + j * 32 + lane);
+        square += v[j] * v[j];
     }
-    if (norm) {
-        float scale = rsqrtf(warp_sum(square) / (float)n + a->norm_eps);
-        for (int i = lane; i < n; i += 32) row[i] = row[i] * scale * norm[i];
-    }
+    float scale = norm ? rsqrtf(warp_sum(square) / (float)HD + a->norm_eps) : 1.f;
+#pragma unroll
+    for (int j = 0; j < HD / 32; j++) row[j * 32 + lane] = norm ? v[j] * scale * __ldg(norm + j * 32 + lane) : v[j];
     __syncwarp();
-    const float *angles = a->step.angles + (int64_t)col * 2 * a->rotated + (l->local_rope ? a->rotated : 0);
-    for (int i = lane; i < half; i += 32) {
+    for (int i = lane; angles && i < half; i += 32) {
         int x = a->rope_halves ? i : 2 * i, y = a->rope_halves ? i + half : 2 * i + 1;
-        float c = __ldg(angles + i), s = __ldg(angles + half + i), p = row[x], q = row[y];
-        row[x] = p * c - q * s;
-        row[y] = p * s + q * c;
+        float c = angles[i], w = angles[half + i], p = row[x], q = row[y];
+        row[x] = p * c - q * w;
+        row[y] = p * w + q * c;
     }
     __syncwarp();
 }
@@ -76,39 +77,48 @@ static __device__ __forceinline__ uint8_t to_e4m3(float v)
 }
 
 /* A warp: K (or V) of one column and head into its page. */
-static __device__ __forceinline__ void place(const struct kernel_args *a, const struct kernel_layer *l, int layer, int col, int head,
-                                             bool value, float *row)
+template <int HD, bool FP8>
+static __device__ __noinline__ void place(const struct kernel_args *a, const float *angles, const struct kernel_layer *l, int layer, int col,
+                                          int head, bool value, float *row)
 {
-    int lane = (int)threadIdx.x & 31, n = a->head_dim, position = a->step.position[col];
-    const float *from = a->qkv + (int64_t)col * (a->q_dim + 2 * a->kv_dim) + a->q_dim + (value ? a->kv_dim : 0) + head * n;
-    if (!value) turn_head(a, l, col, from, l->k_bias ? l->k_bias + head * n : NULL, l->k_norm, row);
-    else {
-        for (int i = lane; i < n; i += 32) row[i] = __ldcg(from + i) + (l->v_bias ? l->v_bias[head * n + i] : 0.f);
-        __syncwarp();
-    }
+    int lane = (int)threadIdx.x & 31, position = a->step.position[col];
+    const float *from = a->qkv + (int64_t)col * (a->q_dim + 2 * a->kv_dim) + a->q_dim + (value ? a->kv_dim : 0) + head * HD;
+    const float *bias = value ? l->v_bias : l->k_bias;
+    turn_head<HD>(a, value ? NULL : angles, from, bias ? bias + head * HD : NULL, value ? NULL : l->k_norm, row);
     int page = a->step.pages[(int64_t)a->step.run_of[col] * a->step.pages_stride + position / PAGE], at = position % PAGE;
     uint8_t *block = kv_block(a, layer, page, head);
-    if (!a->kv.fp8) {
-        __half *to = (__half *)block + (value ? PAGE * n + at : at * n);
-        for (int i = lane; i < n; i += 32) to[value ? i * PAGE : i] = __ushort_as_half(to_form(row[i], false));
+    int first = value ? PAGE * HD + at : at * HD, step = value ? PAGE : 1;
+    if (!FP8) {
+#pragma unroll
+        for (int j = 0; j < HD / 32; j++) ((uint16_t *)block)[first + (j * 32 + lane) * step] = to_form(row[j * 32 + lane], false);
         return;
     }
     float most = 0;
-    for (int i = lane; i < n; i += 32) most = fmaxf(most, fabsf(row[i]));
+#pragma unroll
+    for (int j = 0; j < HD / 32; j++) most = fmaxf(most, fabsf(row[j * 32 + lane]));
     for (int d = 16; d; d >>= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
     float scale = most > 0 ? most / 448.f : 1.f;
-    uint8_t *to = block + (value ? PAGE * n + at : at * n);
-    for (int i = lane; i < n; i += 32) to[value ? i * PAGE : i] = to_e4m3(row[i] / scale);
-    if (lane == 0) ((float *)(block + 2 * PAGE * n))[(value ? PAGE : 0) + at] = scale;
+#pragma unroll
+    for (int j = 0; j < HD / 32; j++) block[first + (j * 32 + lane) * step] = to_e4m3(row[j * 32 + lane] / scale);
+    if (lane == 0) ((float *)(block + 2 * PAGE * HD))[(value ? PAGE : 0) + at] = scale;
+}
+
+static __device__ __forceinline__ const float *angles_of(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int col)
+{
+    return s->angles + col * 2 * a->rotated + (l->local_rope ? a->rotated : 0);
 }
 
 /* K and V of all columns, where a column may look at another's. */
-static __device__ void place_all(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer)
+template <int HD, bool FP8>
+static __device__ __forceinline__ void place_all(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer)
 {
     int warp = (int)threadIdx.x >> 5, jobs = a->step.cols * a->kv_heads * 2;
-    float *row = attend_space(s, a->head_dim).row + warp * a->head_dim;
-    for (int j = (int)blockIdx.x * WARPS + warp; j < jobs; j += (int)gridDim.x * WARPS)
-        place(a, l, layer, j / (2 * a->kv_heads), j / 2 % a->kv_heads, j & 1, row);
+    float *row = attend_space(s, HD).row + warp * HD;
+#pragma unroll 1
+    for (int j = (int)blockIdx.x * WARPS + warp; j < jobs; j += (int)gridDim.x * WARPS) {
+        int col = j / (2 * a->kv_heads);
+        place<HD, FP8>(a, angles_of(a, s, l, col), l, layer, col, j / 2 % a->kv_heads, j & 1, row);
+    }
 }
 
 /* What a warp keeps of its pages: lane 4 g + t holds heads 2t and 2t + 1, dims 16 m + g and + 8. */
@@ -198,7 +208,7 @@ static __device__ __forceinline__ void attend_page(const struct kernel_args *a, 
             int position = 8 * (g >> 1) + 4 * s + (g & 1) + (i >= 2 ? 2 : 0);
             float x = score[s][i];
             if (FP8) x *= __ldcg(k_scale + position);
-            if (a->attention_softcap > 0) x = a->attention_softcap * tanhf(x / a->attention_softcap);
+            if (a->attention_softcap > 0) x = a->attention_softcap * (1.f - 2.f / (1.f + __expf(x * (2.f / a->attention_softcap)))); /* tanh */
             score[s][i] = base + position >= first && base + position <= last ? x : -INFINITY;
         }
     }
@@ -257,6 +267,27 @@ static __device__ __forceinline__ float weight_of(float max, float most)
     return max == -INFINITY ? 0.f : __expf(max - most);
 }
 
+/* The parts' maxima become their weights; sum[0..7] is 1 / the sum of all by head, then come the maximum and the sum. */
+static __device__ __noinline__ void weigh(const struct attend_space *w, int parts)
+{
+    int h = (int)threadIdx.x & 7, n = (int)threadIdx.x >> 3;
+    float top = -INFINITY, sum = 0, mine = 0;
+    if (n < parts) {
+        for (int i = 0; i < parts; i++) top = fmaxf(top, w->max[i * 8 + h]);
+        mine = weight_of(w->max[n * 8 + h], top);
+        if (n == 0)
+            for (int i = 0; i < parts; i++) sum += weight_of(w->max[i * 8 + h], top) * w->sum[i * 8 + h];
+    }
+    barrier_sync(ALL_CONSUMERS, CONSUMERS);
+    if (n < parts) w->max[n * 8 + h] = mine;
+    if (n == 0) {
+        w->sum[h] = 1.f / sum;
+        w->sum[8 + h] = top;
+        w->sum[16 + h] = sum;
+    }
+    barrier_sync(ALL_CONSUMERS, CONSUMERS);
+}
+
 /* Splits of one column's past, and the pages of one of them. */
 struct splits {
     int count, pages; /* pages a split */
@@ -265,7 +296,7 @@ static __device__ __forceinline__ struct splits splits_of(const struct kernel_ar
 {
     struct splits s;
     int want = a->splits ? a->splits : SPLITS_MAX;
-    s.pages = (pages + want - 1) / want;
+    s.pages = max((pages + want - 1) / want, SPLIT_PAGES);
     s.count = (pages + s.pages - 1) / s.pages;
     return s;
 }
@@ -287,12 +318,12 @@ static __device__ void attend_unit(const struct kernel_args *a, const struct sha
     if (warp < HEADS_TILE) {
         float *row = w.row + warp * HD;
         if (warp < heads)
-            turn_head(a, l, col, a->qkv + (int64_t)col * (a->q_dim + 2 * a->kv_dim) + (head0 + warp) * HD,
-                      l->q_bias ? l->q_bias + (head0 + warp) * HD : NULL, l->q_norm, row);
-        for (int i = tid & 31; i < HD; i += 32)
-            w.q[warp * (HD + 32) + i] = warp < heads ? to_form(row[i] * a->attention_scale, false) : 0;
+            turn_head<HD>(a, angles_of(a, s, l, col), a->qkv + (int64_t)col * (a->q_dim + 2 * a->kv_dim) + (head0 + warp) * HD,
+                          l->q_bias ? l->q_bias + (head0 + warp) * HD : NULL, l->q_norm, row);
+#pragma unroll
+        for (int j = tid & 31; j < HD; j += 32) w.q[warp * (HD + 32) + j] = warp < heads ? to_form(row[j] * a->attention_scale, false) : 0;
     } else if (!a->step.neighbours && end == first_page + pages && warp < HEADS_TILE + 2) /* every tile of heads the same bytes */
-        place(a, l, layer, col, kv_head, warp == HEADS_TILE + 1, w.row + warp * HD);
+        place<HD, FP8>(a, angles_of(a, s, l, col), l, layer, col, kv_head, warp == HEADS_TILE + 1, w.row + warp * HD);
     __threadfence_block();
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
     struct attended<HD> o;
@@ -301,32 +332,26 @@ static __device__ void attend_unit(const struct kernel_args *a, const struct sha
     o.max[0] = o.max[1] = -INFINITY;
     o.sum[0] = o.sum[1] = 0;
     const int32_t *table = a->step.pages + (int64_t)a->step.run_of[col] * a->step.pages_stride;
+#pragma unroll 1
     for (int p = begin + warp; p < end; p += WARPS)
         attend_page<HD, FP8>(a, &o, kv_block(a, layer, __ldg(table + p), kv_head), w.q, p * PAGE, first, position);
-    leave<HD, FP8>(&o, &w, warp);
+    if (begin + warp < end) leave<HD, FP8>(&o, &w, warp);
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
-    /* Combine the warps in order; then, as the last split to arrive, the splits. */
+    /* The warps' parts in order; then, in the last split to arrive, the splits'. */
+    int warps = min(WARPS, end - begin);
     int64_t at = (int64_t)task * SPLITS_MAX + split;
+    uint16_t *to = a->attended + (int64_t)col * a->q_dim + head0 * HD;
+    weigh(&w, warps);
+#pragma unroll 1
     for (int i = tid; i < HEADS_TILE * HD; i += CONSUMERS) {
-        int h = i / HD;
-        float top = -INFINITY, sum = 0, out = 0;
-        for (int n = 0; n < WARPS; n++) top = fmaxf(top, w.max[n * 8 + h]);
-        for (int n = 0; n < WARPS; n++) {
-            float f = weight_of(w.max[n * 8 + h], top);
-            sum += f * w.sum[n * 8 + h];
-            out += f * w.out[(n * 8 + h) * HD + i % HD];
-        }
-        if (sp.count == 1) {
-            if (h < heads) a->attended[(int64_t)col * a->q_dim + (head0 + h) * HD + i % HD] = to_form(out / sum, bf16);
-            continue;
-        }
-        __stcg(a->split_out + at * (HEADS_TILE * HD) + i, out);
-        if (i % HD == 0) {
-            __stcg(a->split_max + at * 16 + h, top);
-            __stcg(a->split_max + at * 16 + 8 + h, sum);
-        }
+        float out = 0;
+#pragma unroll 4
+        for (int n = 0; n < warps; n++) out += w.max[n * 8 + i / HD] * w.out[n * HEADS_TILE * HD + i];
+        if (sp.count > 1) __stcg(a->split_out + at * (HEADS_TILE * HD) + i, out);
+        else if (i < heads * HD) to[i] = to_form(out * w.sum[i / HD], bf16);
     }
     if (sp.count > 1) {
+        if (tid < 16) __stcg(a->split_max + at * 16 + tid, w.sum[8 + tid]);
         __threadfence();
         barrier_sync(ALL_CONSUMERS, CONSUMERS);
         if (tid == 0) s->flag[0] = (int)atomicAdd(a->split_arrived + task, 1u);
@@ -334,21 +359,37 @@ static __device__ void attend_unit(const struct kernel_args *a, const struct sha
         if (s->flag[0] == sp.count - 1) {
             __threadfence();
             if (tid == 0) a->split_arrived[task] = 0;
+            const float *parts = a->split_max + (int64_t)task * SPLITS_MAX * 16, *outs = a->split_out + (int64_t)task * SPLITS_MAX * (HEADS_TILE * HD);
+            for (int i = tid; i < sp.count * 16; i += CONSUMERS) (i & 8 ? w.sum : w.max)[i / 16 * 8 + (i & 7)] = __ldcg(parts + i);
+            barrier_sync(ALL_CONSUMERS, CONSUMERS);
+            weigh(&w, sp.count);
+#pragma unroll 1
             for (int i = tid; i < heads * HD; i += CONSUMERS) {
-                int h = i / HD;
-                float top = -INFINITY, sum = 0, out = 0;
-                int64_t from = (int64_t)task * SPLITS_MAX;
-                for (int n = 0; n < sp.count; n++) top = fmaxf(top, __ldcg(a->split_max + (from + n) * 16 + h));
-                for (int n = 0; n < sp.count; n++) {
-                    float f = weight_of(__ldcg(a->split_max + (from + n) * 16 + h), top);
-                    sum += f * __ldcg(a->split_max + (from + n) * 16 + 8 + h);
-                    out += f * __ldcg(a->split_out + (from + n) * (HEADS_TILE * HD) + i);
-                }
-                a->attended[(int64_t)col * a->q_dim + (head0 + h) * HD + i % HD] = to_form(out / sum, bf16);
+                float out = 0;
+#pragma unroll 4
+                for (int n = 0; n < sp.count; n++) out += w.max[n * 8 + i / HD] * __ldcg(outs + n * (HEADS_TILE * HD) + i);
+                to[i] = to_form(out * w.sum[i / HD], bf16);
             }
         }
     }
     barrier_sync(ALL_CONSUMERS, CONSUMERS); /* the work space is free again */
+}
+
+/* The pages that this block will attend to, into the second-level cache: a warp that has nothing else to do. */
+static __device__ void prefetch_pages(const struct kernel_args *a, const struct kernel_layer *l, int layer)
+{
+    int group = a->heads / a->kv_heads, head_tiles = (group + HEADS_TILE - 1) / HEADS_TILE, most = a->splits ? a->splits : SPLITS_MAX;
+    int units = a->step.cols * a->kv_heads * head_tiles * most, bytes = (int)kv_block_bytes(a->head_dim, a->kv.fp8);
+    for (int unit = (int)blockIdx.x; unit < units; unit += (int)gridDim.x) {
+        int split = unit % most, task = unit / most, kv_head = task / head_tiles % a->kv_heads, col = task / head_tiles / a->kv_heads;
+        int position = a->step.position[col], first = l->window > 0 && position + 1 > l->window ? position + 1 - l->window : 0;
+        int first_page = first / PAGE, pages = position / PAGE + 1 - first_page;
+        struct splits sp = splits_of(a, pages);
+        if (split >= sp.count) continue;
+        int begin = first_page + split * sp.pages, end = min(begin + sp.pages, first_page + pages);
+        const int32_t *table = a->step.pages + (int64_t)a->step.run_of[col] * a->step.pages_stride;
+        for (int p = begin + ((int)threadIdx.x & 31); p < end; p += 32) prefetch_l2(kv_block(a, layer, table[p], kv_head), (uint32_t)bytes);
+    }
 }
 
 template <int HD, bool FP8>
@@ -356,6 +397,7 @@ static __device__ void attend_all(const struct kernel_args *a, const struct shar
 {
     int group = a->heads / a->kv_heads, head_tiles = (group + HEADS_TILE - 1) / HEADS_TILE;
     int units = a->step.cols * a->kv_heads * head_tiles * (a->splits ? a->splits : SPLITS_MAX);
+#pragma unroll 1
     for (int u = (int)blockIdx.x; u < units; u += (int)gridDim.x) attend_unit<HD, FP8>(a, s, l, layer, u, bf16);
 }
 

@@ -9,26 +9,33 @@
 enum {
     WARPS = 16,               /* consumers */
     CONSUMERS = WARPS * 32,
-    THREADS = CONSUMERS + 128, /* and the producer's group: one warp of it works, the others only give their registers */
-    CONSUMER_REGISTERS = 112, PRODUCER_REGISTERS = 40,
+    FINISHERS = 128,
+    THREADS = CONSUMERS + 128 + FINISHERS, /* between them the producer's group: two warps of it work */
+    CONSUMER_REGISTERS = 96, OTHER_REGISTERS = 48, /* 512 × 96 + 256 × 48 = 768 × 80, what a block starts with */
     TILE_ROWS = 16,           /* two panels of 8 rows */
     STAGE_BYTES = 17408,      /* a tile's next piece: 2 × 16 granules of W4, or 16 rows of 1024 bytes, 64 apart */
     ROW_BYTES = 1024,
     ROW_STRIDE = ROW_BYTES + 64, /* so that the 8 lanes of a quarter warp read different banks */
-    STAGES_MAX = 10,
+    STAGES_LEAST = 4, STAGES_MAX = 10,
     RED_FLOATS = WARPS * TILE_ROWS * DECODE_COLS_MAX, /* the warps' sums of one tile */
+    SUMS = 3,                 /* tiles whose sums wait for the finishers */
     SLICES_MAX = 8,           /* of k, where a batch's inputs do not fit shared memory */
     HEADS_TILE = 8,           /* query heads of one KV head that are worked on together */
-    SPLITS_MAX = 16,
+    SPLITS_MAX = 16, SPLIT_PAGES = 8, /* with less, another block is not worth it */
     PAGE = CUDA_PAGE_TOKENS,
-    ALL_CONSUMERS = 1,        /* barriers of the block */
-    SOME_CONSUMERS = 2        /* + group of four warps */
+    ALL_CONSUMERS = 1, ALL_FINISHERS = 2 /* barriers of the block */
 };
 
 enum op { OP_QKV, OP_O, OP_FFN, OP_DOWN, OP_OUTPUT };
 
+/* The panels of an operation: tile t is panels 2t and 2t + 1 of `a`, or (gate and up) panel t of each. */
+struct kernel_op {
+    const uint8_t *a, *b;
+    const float *scale_a, *scale_b; /* FP8 */
+};
+
 struct kernel_layer {
-    struct matrix q, k, v, o, gate, up, down;
+    struct kernel_op op[4]; /* OP_QKV (the three lie behind each other) … OP_DOWN */
     const float *attn_norm, *ffn_norm, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm;
     int window, local_rope;
 };
@@ -39,7 +46,7 @@ struct kernel_args {
     bool rope_halves, gelu;
     float norm_eps, attention_scale, attention_softcap, residual_scale, logit_scale, logit_softcap;
     const struct kernel_layer *layer; /* (layers) device */
-    struct matrix output;
+    struct kernel_op output;
     const float *output_norm, *output_bias;
     struct kv_cache kv;
     struct decode_step step;
@@ -48,9 +55,9 @@ struct kernel_args {
     float *qkv;                          /* (cols, q_dim + 2 kv_dim) */
     uint16_t *attended, *middle;         /* (cols, q_dim), (cols, feed_forward) in the layers' form */
     float *squares;                      /* (cols, embedding / 4) sums of 4 squares of x */
-    float *partial;                      /* (tiles, slices, 16, 8) */
+    float *partial;                      /* (tiles, slices, 16, 8): where k is sliced */
     float *split_out, *split_max;        /* (cols × kv heads × head tiles, splits, 8 × head_dim), (…, 2 × 8) */
-    unsigned *arrived, *split_arrived, *barrier; /* zero between steps */
+    unsigned *split_arrived, *barrier;   /* zero between steps */
 };
 
 /* Bytes of one 1024-byte row piece in k's. */
@@ -60,15 +67,15 @@ static __device__ __host__ __forceinline__ int kind_chunk(enum matrix_kind kind)
 }
 
 struct op_shape {
-    int k, tiles, slices, slice_k; /* slice_k: a multiple of 128 */
+    int k, rows, tiles, slices, slice_k; /* slice_k: a multiple of 128 */
 };
 
 static __device__ __forceinline__ struct op_shape op_shape(const struct kernel_args *a, int op)
 {
     struct op_shape s;
     s.k = op == OP_O ? a->q_dim : op == OP_DOWN ? a->feed_forward : a->embedding;
-    int rows = op == OP_QKV ? a->q_dim + 2 * a->kv_dim : op == OP_FFN ? 2 * a->feed_forward : op == OP_OUTPUT ? a->vocabulary : a->embedding;
-    s.tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    s.rows = op == OP_QKV ? a->q_dim + 2 * a->kv_dim : op == OP_FFN ? 2 * a->feed_forward : op == OP_OUTPUT ? a->vocabulary : a->embedding;
+    s.tiles = (s.rows + TILE_ROWS - 1) / TILE_ROWS;
     s.slices = a->slices[op];
     s.slice_k = ((s.k + 127) / 128 + s.slices - 1) / s.slices * 128;
     return s;
@@ -96,39 +103,21 @@ static __device__ __forceinline__ struct walk walk_op(const struct op_shape *s, 
 /* One tile: two panels of 8 rows. */
 struct tile {
     const uint8_t *a, *b;
-    const float *scale_a, *scale_b; /* FP8 */
-    int row;                        /* of the result */
+    const float *scale_a, *scale_b;
+    int row; /* of the result */
 };
 
-static __device__ __forceinline__ const uint8_t *panel_at(const struct matrix *m, int panel)
-{
-    int64_t bytes = m->kind == MATRIX_W4 ? (int64_t)(m->k / W4_GROUP) * W4_GRANULE : (int64_t)m->k * (m->kind == MATRIX_FP8 ? 8 : 16);
-    return (const uint8_t *)m->data + panel * bytes;
-}
-
-static __device__ __forceinline__ struct tile tile_at(const struct kernel_args *a, const struct kernel_layer *l, int op, int t)
+template <int KIND> static __device__ __forceinline__ struct tile tile_at(const struct kernel_op *o, const struct op_shape *s, int op, int t)
 {
     struct tile x;
-    const struct matrix *m = op == OP_QKV ? &l->q : op == OP_O ? &l->o : op == OP_FFN ? &l->gate : op == OP_DOWN ? &l->down : &a->output;
-    int panel = 2 * t, panel_b = 2 * t + 1;
-    const struct matrix *mb = m;
-    x.row = t * TILE_ROWS;
-    if (op == OP_FFN) {
-        mb = &l->up;
-        panel = panel_b = t;
-        x.row = t * 8;
-    } else if (op == OP_QKV) {
-        int q = a->q_dim / TILE_ROWS, kv = a->kv_dim / TILE_ROWS;
-        if (t >= q) {
-            m = mb = t < q + kv ? &l->k : &l->v;
-            panel = 2 * (t - q - (t < q + kv ? 0 : kv));
-            panel_b = panel + 1;
-        }
-    } else if (panel_b * 8 >= m->rows) panel_b = panel; /* read twice, shown once */
-    x.a = panel_at(m, panel);
-    x.b = panel_at(mb, panel_b);
-    x.scale_a = m->scale ? m->scale + panel * 8 : NULL;
-    x.scale_b = mb->scale ? mb->scale + panel_b * 8 : NULL;
+    int64_t panel = KIND == MATRIX_W4 ? (int64_t)(s->k / W4_GROUP) * W4_GRANULE : (int64_t)s->k * (KIND == MATRIX_FP8 ? 8 : 16);
+    int pa = op == OP_FFN ? t : 2 * t, pb = op == OP_FFN ? t : 2 * t + 1;
+    if (pb * 8 >= s->rows) pb = pa; /* read twice, shown once */
+    x.a = o->a + pa * panel;
+    x.b = o->b + pb * panel;
+    x.scale_a = o->scale_a ? o->scale_a + pa * 8 : NULL;
+    x.scale_b = o->scale_a ? o->scale_b + pb * 8 : NULL;
+    x.row = op == OP_FFN ? t * 8 : t * TILE_ROWS;
     return x;
 }
 
@@ -152,16 +141,30 @@ static __device__ __forceinline__ uint16_t to_form(float v, bool bf16)
     return __half_as_ushort(__float2half_rn(fminf(fmaxf(v, -65504.f), 65504.f)));
 }
 
-/* Shared memory: ring, inputs (and attention's work space), sums, little things. */
-struct shared {
-    uint8_t *ring, *inputs;
-    float *sums; /* (2, WARPS, 16, 8) */
-    float *rms;  /* (8) 1 / root mean square of each column */
-    float *warp; /* (WARPS) */
-    float *pass; /* (4 groups, 128) */
-    int *flag;   /* (4) */
-    uint64_t *full, *empty; /* (STAGES_MAX) */
+/* Which of the waiting tiles is next. */
+struct turn {
+    int at;
+    uint32_t parity;
 };
-enum { SHARED_SMALL = 2 * RED_FLOATS * 4 + (8 + WARPS + 4 * 128 + 4) * 4 + 2 * STAGES_MAX * 8 + 64 };
+
+static __device__ __forceinline__ void turn_next(struct turn *t)
+{
+    if (++t->at == SUMS) {
+        t->at = 0;
+        t->parity ^= 1;
+    }
+}
+
+/* Shared memory. */
+struct shared {
+    uint8_t *ring, *inputs; /* inputs: attention's work space too */
+    float *sums;   /* (SUMS, WARPS, 16, 8) */
+    float *warp;   /* (WARPS, 8) */
+    float *angles; /* (8, 2 × rotated) */
+    int *flag;     /* (4) */
+    uint64_t *full, *empty;           /* (STAGES_MAX) of the ring */
+    uint64_t *sums_full, *sums_empty; /* (SUMS) */
+};
+enum { SHARED_SMALL = SUMS * RED_FLOATS * 4 + (8 * WARPS + 4) * 4 + 8 * 2 * 128 * 4 + 2 * (STAGES_MAX + SUMS) * 8 + 64 };
 
 #endif

@@ -89,77 +89,108 @@ static __device__ __forceinline__ float activation(float gate, bool gelu)
     return 0.5f * gate * (1.f + tanhf(inner));
 }
 
-/* The four warps of a group finish a tile: thread i has row i / 8 and column i % 8. */
-static __device__ __forceinline__ void finish_tile(const struct kernel_args *a, const struct shared *s, int op, const struct op_shape *shape,
-                                                   int slice, int t, const struct tile *x, const float *sums, int group, int i, bool bf16)
+/* What becomes of a sum, once it is whole. `at` is where the tile's rows begin. */
+static __device__ __forceinline__ void add_to_x(const struct kernel_args *a, int at, int row, int col, float v)
+{
+    float square = 0;
+    bool live = col < a->step.cols;
+    if (live) {
+        float *x = a->step.x + (int64_t)col * a->embedding + at + row;
+        float y = __ldcg(x) + v * a->residual_scale;
+        __stcg(x, y);
+        square = y * y;
+    }
+    square += __shfl_xor_sync(~0u, square, 8);
+    square += __shfl_xor_sync(~0u, square, 16);
+    if ((threadIdx.x & 31) < 8 && live) __stcg(a->squares + (int64_t)col * (a->embedding / 4) + (at + row) / 4, square);
+}
+
+static __device__ __forceinline__ void show_logit(const struct kernel_args *a, int at, int col, float v)
+{
+    if (col >= a->step.wanted || at >= a->vocabulary) return;
+    if (a->output_bias) v += a->output_bias[at];
+    v *= a->logit_scale;
+    if (a->logit_softcap > 0) v = a->logit_softcap * tanhf(v / a->logit_softcap);
+    a->step.logits[col * a->step.logits_stride + at] = v;
+}
+
+/* Thread i of 128 has row i / 8 and column i % 8 of a tile; of gate and up, threads 0..63 have both. */
+static __device__ __forceinline__ void give_tile(const struct kernel_args *a, int op, int at, int i, float v, float up, bool bf16)
 {
     int row = i >> 3, col = i & 7;
-    float v = 0;
-#pragma unroll
-    for (int w = 0; w < WARPS; w++) v += sums[w * (TILE_ROWS * 8) + i];
-    if (shape->slices > 1) {
-        float *part = a->partial + (int64_t)t * shape->slices * 128;
-        __stcg(part + slice * 128 + i, v);
-        __threadfence();
-        barrier_sync(SOME_CONSUMERS + group, 128);
-        if (i == 0) s->flag[group] = (int)atomicAdd(a->arrived + t, 1u);
-        barrier_sync(SOME_CONSUMERS + group, 128);
-        if (s->flag[group] != shape->slices - 1) return;
-        __threadfence();
-        v = 0;
-        for (int n = 0; n < shape->slices; n++) v += __ldcg(part + n * 128 + i);
-        if (i == 0) a->arrived[t] = 0;
-    }
-    if (x->scale_a) v *= row < 8 ? x->scale_a[row] : x->scale_b[row - 8];
-    bool live = col < (op == OP_OUTPUT ? a->step.wanted : a->step.cols);
     if (op == OP_QKV) {
-        if (live) __stcg(a->qkv + (int64_t)col * (a->q_dim + 2 * a->kv_dim) + x->row + row, v);
+        if (col < a->step.cols) __stcg(a->qkv + (int64_t)col * (a->q_dim + 2 * a->kv_dim) + at + row, v);
     } else if (op == OP_FFN) {
-        float *pass = s->pass + group * 128;
-        pass[i] = v;
-        barrier_sync(SOME_CONSUMERS + group, 128);
-        if (row < 8 && live) {
-            float mid = activation(v, a->gelu) * pass[i + 64];
-            a->middle[(int64_t)col * a->feed_forward + x->row + row] = to_form(mid, bf16);
+        if (i < 64 && col < a->step.cols) a->middle[(int64_t)col * a->feed_forward + at + row] = to_form(activation(v, a->gelu) * up, bf16);
+    } else if (op == OP_OUTPUT) show_logit(a, at + row, col, v);
+    else add_to_x(a, at, row, col, v);
+}
+
+/* The finishers' part of one operation: the warps' sums of each tile, in order, and what becomes of them. */
+template <int KIND>
+static __device__ void finish(const struct kernel_args *a, const struct shared *s, struct turn *turn, int *rotation, const struct kernel_op *o, int op,
+                              unsigned passed)
+{
+    int i = (int)threadIdx.x & 127, row = i >> 3;
+    struct op_shape shape = op_shape(a, op);
+    struct walk walk = walk_op(&shape, rotation);
+#pragma unroll 1
+    for (int t = walk.first; t < shape.tiles; t += walk.count) {
+        struct tile x = tile_at<KIND>(o, &shape, op, t);
+        float scale = !x.scale_a ? 1.f : row < 8 ? __ldg(x.scale_a + row) : __ldg(x.scale_b + row - 8), scale_up = x.scale_a && row < 8 ? __ldg(x.scale_b + row) : 1.f;
+        mbarrier_wait(shared_address(&s->sums_full[turn->at]), turn->parity);
+        const float *sums = s->sums + turn->at * RED_FLOATS + i;
+        float v = 0, up = 0;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) v += sums[w * (TILE_ROWS * 8)];
+        if (op == OP_FFN && i < 64)
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) up += sums[w * (TILE_ROWS * 8) + 64];
+        __syncwarp();
+        if ((i & 31) == 0) mbarrier_arrive(shared_address(&s->sums_empty[turn->at]));
+        turn_next(turn);
+        v *= scale;
+        if (shape.slices > 1) __stcg(a->partial + ((int64_t)t * shape.slices + walk.slice) * 128 + i, v);
+        else give_tile(a, op, x.row, i, v, up * scale_up, KIND == MATRIX_BF16);
+    }
+    barrier_sync(ALL_FINISHERS, FINISHERS);
+    if (i != 0 || (op == OP_OUTPUT && shape.slices == 1)) return;
+    while (load_acquire(a->barrier) < passed) { } /* a block without a tile here must not be counted before its time */
+    count_release(a->barrier);
+}
+
+/* The slices' sums of every tile, in order; the grid has passed a barrier since they were written. */
+static __device__ void finish_slices(const struct kernel_args *a, int op, bool bf16)
+{
+    struct op_shape shape = op_shape(a, op);
+    int tid = (int)threadIdx.x, i = tid & 127;
+#pragma unroll 1
+    for (int t = (int)blockIdx.x * 4 + (tid >> 7); t < shape.tiles; t += (int)gridDim.x * 4) {
+        float v = 0, up = 0;
+#pragma unroll 1
+        for (int n = 0; n < shape.slices; n++) {
+            const float *part = a->partial + ((int64_t)t * shape.slices + n) * 128 + i;
+            v += __ldcg(part);
+            if (op == OP_FFN && i < 64) up += __ldcg(part + 64);
         }
-        barrier_sync(SOME_CONSUMERS + group, 128); /* `pass` is free again */
-    } else if (op == OP_OUTPUT) {
-        int at = x->row + row;
-        if (live && at < a->vocabulary) {
-            if (a->output_bias) v += a->output_bias[at];
-            v *= a->logit_scale;
-            if (a->logit_softcap > 0) v = a->logit_softcap * tanhf(v / a->logit_softcap);
-            a->step.logits[col * a->step.logits_stride + at] = v;
-        }
-    } else {
-        float square = 0;
-        if (live) {
-            float *at = a->step.x + (int64_t)col * a->embedding + x->row + row;
-            float y = __ldcg(at) + v * a->residual_scale;
-            __stcg(at, y);
-            square = y * y;
-        }
-        square += __shfl_xor_sync(~0u, square, 8);
-        square += __shfl_xor_sync(~0u, square, 16);
-        if ((i & 31) < 8 && live) __stcg(a->squares + (int64_t)col * (a->embedding / 4) + t * 4 + (i >> 5), square);
+        give_tile(a, op, op == OP_FFN ? t * 8 : t * TILE_ROWS, i, v, up, bf16);
     }
 }
 
 template <int KIND>
-static __device__ void multiply(const struct kernel_args *a, const struct shared *s, struct ring *ring, int *rotation,
-                                const struct kernel_layer *l, int op)
+static __device__ void multiply(const struct kernel_args *a, const struct shared *s, struct ring *ring, struct turn *turn, int *rotation, int op)
 {
-    int tid = (int)threadIdx.x, warp = tid >> 5, lane = tid & 31;
+    int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
     struct op_shape shape = op_shape(a, op);
     struct walk walk = walk_op(&shape, rotation);
     int k0 = walk.slice * shape.slice_k, k1 = min(shape.k, k0 + shape.slice_k), stride = inputs_stride((enum matrix_kind)KIND, shape.slice_k);
     int chunk = kind_chunk((enum matrix_kind)KIND);
     bool column = (lane >> 2) < (op == OP_OUTPUT ? a->step.wanted : a->step.cols);
     const uint16_t *inputs = (const uint16_t *)s->inputs;
-    int round = 0;
-    for (int t = walk.first; t < shape.tiles; t += walk.count, round++) {
-        struct tile x = tile_at(a, l, op, t);
+#pragma unroll 1
+    for (int t = walk.first; t < shape.tiles; t += walk.count) {
         float sum[4] = {0, 0, 0, 0};
+#pragma unroll 1
         for (int k = k0; k < k1; k += chunk) {
             mbarrier_wait(shared_address(&s->full[ring->stage]), ring->parity);
             int mine = k + warp * unit_k<KIND>();
@@ -170,60 +201,81 @@ static __device__ void multiply(const struct kernel_args *a, const struct shared
             if (lane == 0) mbarrier_arrive(shared_address(&s->empty[ring->stage]));
             ring_next(ring);
         }
-        float *sums = s->sums + (round & 1) * RED_FLOATS;
-        float *at = sums + warp * (TILE_ROWS * 8) + (lane >> 2) * 8 + (lane & 3) * 2;
+        float *at = s->sums + turn->at * RED_FLOATS + warp * (TILE_ROWS * 8) + (lane >> 2) * 8 + (lane & 3) * 2;
+        mbarrier_wait(shared_address(&s->sums_empty[turn->at]), turn->parity ^ 1);
         *(float2 *)at = make_float2(sum[0], sum[1]);
         *(float2 *)(at + 64) = make_float2(sum[2], sum[3]);
-        barrier_sync(ALL_CONSUMERS, CONSUMERS);
-        int group = round & 3;
-        if (warp >> 2 == group)
-            finish_tile(a, s, op, &shape, walk.slice, t, &x, sums, group, tid & 127, KIND == MATRIX_BF16);
+        __syncwarp();
+        if (lane == 0) mbarrier_arrive(shared_address(&s->sums_full[turn->at]));
+        turn_next(turn);
     }
 }
 
 /* ---- inputs ---- */
 
-/* 1 / root mean square of every column of x, from the sums that the last writers of x left. */
-static __device__ __forceinline__ void rms_of_columns(const struct kernel_args *a, const struct shared *s)
+/* Every warp's part of the columns' sums of squares, from those that the last writers of x left. */
+static __device__ __forceinline__ void sum_squares(const struct kernel_args *a, const struct shared *s)
 {
     int tid = (int)threadIdx.x, n = a->embedding / 4;
+#pragma unroll 1
     for (int col = 0; col < a->step.cols; col++) {
         const float4 *from = (const float4 *)(a->squares + (int64_t)col * n);
         float sum = 0;
+#pragma unroll 2
         for (int i = tid; i < n / 4; i += CONSUMERS) {
             float4 v = __ldcg(from + i);
             sum += (v.x + v.y) + (v.z + v.w);
         }
         for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(~0u, sum, d);
-        if ((tid & 31) == 0) s->warp[tid >> 5] = sum;
-        barrier_sync(ALL_CONSUMERS, CONSUMERS);
-        if (tid == 0) {
-            float all = 0;
-            for (int w = 0; w < WARPS; w++) all += s->warp[w];
-            s->rms[col] = rsqrtf(all / (float)a->embedding + a->norm_eps);
-        }
-        barrier_sync(ALL_CONSUMERS, CONSUMERS);
+        if ((tid & 31) == 0) s->warp[(tid >> 5) * 8 + col] = sum;
     }
+}
+
+/* 1 / root mean square; every thread for itself, in the same order. */
+static __device__ __forceinline__ float rms_of(const struct kernel_args *a, const struct shared *s, int col)
+{
+    float all = 0;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) all += s->warp[w * 8 + col];
+    return rsqrtf(all / (float)a->embedding + a->norm_eps);
 }
 
 /* x × rms × weight of this block's slice of k, for the columns (or those whose logits are wanted). */
 static __device__ __forceinline__ void load_normed(const struct kernel_args *a, const struct shared *s, const float *weight,
                                                    const struct op_shape *shape, int stride, bool bf16, bool wanted)
 {
-    rms_of_columns(a, s);
+    enum { AHEAD = 2 }; /* loads in flight */
     int k0 = (int)blockIdx.x % shape->slices * shape->slice_k, k1 = min(shape->k, k0 + shape->slice_k), quads = (k1 - k0) / 4;
+    int cols = wanted ? a->step.wanted : a->step.cols, tid = (int)threadIdx.x;
     uint16_t *inputs = (uint16_t *)s->inputs;
-    for (int i = 0; i < (wanted ? a->step.wanted : a->step.cols); i++) {
-        int col = wanted ? a->step.want[i] : i;
-        float rms = s->rms[col];
-        const float4 *x = (const float4 *)(a->step.x + (int64_t)col * a->embedding + k0), *w = (const float4 *)(weight + k0);
-        for (int q = (int)threadIdx.x; q < quads; q += CONSUMERS) {
-            float4 v = __ldcg(x + q), g = __ldg(w + q);
-            v = make_float4(v.x * rms * g.x, v.y * rms * g.y, v.z * rms * g.z, v.w * rms * g.w);
-            if (wanted && blockIdx.x < (unsigned)shape->slices)
-                *(float4 *)(a->step.hidden + (int64_t)i * a->embedding + k0 + q * 4) = v;
-            uint16_t *to = inputs + i * stride + q * 4;
-            *(uint2 *)to = make_uint2(to_form(v.x, bf16) | (uint32_t)to_form(v.y, bf16) << 16, to_form(v.z, bf16) | (uint32_t)to_form(v.w, bf16) << 16);
+    sum_squares(a, s);
+    bool first = true;
+#pragma unroll 1
+    for (int base = tid; base < quads || first; base += AHEAD * CONSUMERS) {
+        float4 g[AHEAD];
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++)
+            if (base + j * CONSUMERS < quads) g[j] = __ldg((const float4 *)(weight + k0) + base + j * CONSUMERS);
+#pragma unroll 1
+        for (int i = 0; i < cols; i++) {
+            int col = wanted ? a->step.want[i] : i;
+            const float4 *x = (const float4 *)(a->step.x + (int64_t)col * a->embedding + k0);
+            float4 v[AHEAD];
+#pragma unroll
+            for (int j = 0; j < AHEAD; j++)
+                if (base + j * CONSUMERS < quads) v[j] = __ldcg(x + base + j * CONSUMERS);
+            if (first) barrier_sync(ALL_CONSUMERS, CONSUMERS); /* the sums are there */
+            first = false;
+            float rms = rms_of(a, s, col);
+#pragma unroll
+            for (int j = 0; j < AHEAD; j++) {
+                int q = base + j * CONSUMERS;
+                if (q >= quads) continue;
+                float4 y = make_float4(v[j].x * rms * g[j].x, v[j].y * rms * g[j].y, v[j].z * rms * g[j].z, v[j].w * rms * g[j].w);
+                if (wanted && blockIdx.x < (unsigned)shape->slices) *(float4 *)(a->step.hidden + (int64_t)i * a->embedding + k0 + q * 4) = y;
+                *(uint2 *)(inputs + i * stride + q * 4) = make_uint2(to_form(y.x, bf16) | (uint32_t)to_form(y.y, bf16) << 16,
+                                                                     to_form(y.z, bf16) | (uint32_t)to_form(y.w, bf16) << 16);
+            }
         }
     }
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
@@ -235,6 +287,7 @@ static __device__ __forceinline__ void load_plain(const struct kernel_args *a, c
 {
     int k0 = (int)blockIdx.x % shape->slices * shape->slice_k, k1 = min(shape->k, k0 + shape->slice_k), eighths = (k1 - k0) / 8;
     uint16_t *inputs = (uint16_t *)s->inputs;
+#pragma unroll 1
     for (int col = 0; col < a->step.cols; col++) {
         const uint4 *x = (const uint4 *)(from + (int64_t)col * shape->k + k0);
         for (int i = (int)threadIdx.x; i < eighths; i += CONSUMERS) *(uint4 *)(inputs + col * stride + i * 8) = __ldcg(x + i);

@@ -127,6 +127,14 @@ static __device__ __forceinline__ void bulk_copy(uint32_t to, const void *from, 
 #endif
 }
 
+/* A range (16-byte aligned) into the second-level cache. */
+static __device__ __forceinline__ void prefetch_l2(const void *from, uint32_t bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
 /* A group of 4 warps gives registers back, or takes what others gave: its threads have `n` from now on. */
 template <int n> static __device__ __forceinline__ void registers_give()
 {

@@ -115,6 +115,28 @@ static inline float *vector_random(int n, float mean, float size, float **host)
     return d;
 }
 
+/* Several matrices that lie behind each other, as the decode kernel wants Q, K and V. */
+static inline void matrices_join(struct matrix *const *list, int count, int64_t (*bytes)(const struct matrix *))
+{
+    int64_t total = 0;
+    int rows = 0;
+    for (int i = 0; i < count; i++) total += bytes(list[i]), rows += list[i]->rows;
+    uint8_t *data;
+    float *scale = NULL;
+    MUST(cudaMalloc((void **)&data, (size_t)total));
+    if (list[0]->scale) MUST(cudaMalloc((void **)&scale, (size_t)rows * 4));
+    for (int i = 0; i < count; i++) {
+        MUST(cudaMemcpy(data, list[i]->data, (size_t)bytes(list[i]), cudaMemcpyDeviceToDevice));
+        MUST(cudaFree((void *)list[i]->data));
+        list[i]->data = data;
+        data += bytes(list[i]);
+        if (!scale) continue;
+        MUST(cudaMemcpy(scale, list[i]->scale, (size_t)list[i]->rows * 4, cudaMemcpyDeviceToDevice));
+        list[i]->scale = scale;
+        scale += list[i]->rows;
+    }
+}
+
 /* ---- large weights, made where they are ---- */
 
 static __global__ void fill_random(uint8_t *data, int64_t words, int kind, uint32_t seed)
