@@ -21,11 +21,16 @@ static __device__ __forceinline__ struct shared shared_of(const struct kernel_ar
     s.sums = (float *)(s.inputs + a->inputs_bytes);
     s.warp = s.sums + SUMS * RED_FLOATS;
     s.angles = s.warp + 8 * WARPS;
-    s.flag = (int *)(s.angles + 8 * 2 * 128);
-    s.full = (uint64_t *)(s.flag + 4);
+    s.rows = s.angles + 8 * 2 * 128;
+    s.flag = (int *)(s.rows + 2 * 128);
+    s.position = s.flag + 4;
+    s.run_of = s.position + 8;
+    s.pages = s.run_of + 8;
+    s.full = (uint64_t *)(s.pages + 8 * PAGES_NEAR);
     s.empty = s.full + STAGES_MAX;
     s.sums_full = s.empty + STAGES_MAX;
     s.sums_empty = s.sums_full + SUMS;
+    s.placed = s.sums_empty + SUMS;
     return s;
 }
 
@@ -108,12 +113,12 @@ static __device__ __forceinline__ int layer_barriers(const struct kernel_args *a
 }
 
 /* A warp beside the producer: when the grid begins a layer, what its attention will read comes nearer. */
-static __device__ void prefetch_layers(const struct kernel_args *a)
+static __device__ void prefetch_layers(const struct kernel_args *a, const struct shared *s)
 {
     unsigned step = (unsigned)layer_barriers(a) * gridDim.x, begun = 0;
     for (int i = 0; i < a->layers; i++, begun += step) {
         while (load_acquire(a->barrier) < begun) __nanosleep(500);
-        prefetch_pages(a, a->layer + i, i);
+        prefetch_pages(a, s, a->layer + i, i);
         const struct kernel_layer *l = a->layer + i;
         int lines = a->embedding / 32;
         for (int at = (int)blockIdx.x * 32 + ((int)threadIdx.x & 31); at < 2 * lines; at += (int)gridDim.x * 32) /* this layer's second norm, the next's first */
@@ -151,7 +156,6 @@ static __device__ void consume_all(const struct kernel_args *a, const struct sha
     struct turn turn = {0, 0};
     int rotation = 0, ops = 4 * a->layers + (a->step.wanted ? 1 : 0);
     unsigned passed = 0;
-    for (int i = (int)threadIdx.x; i < a->step.cols * 2 * a->rotated; i += CONSUMERS) s->angles[i] = a->step.angles[i];
 #pragma unroll 1
     for (int n = 0; n < ops; n++) {
         int i = n / 4, op = i == a->layers ? OP_OUTPUT : n % 4;
@@ -184,6 +188,20 @@ static __device__ void consume_all(const struct kernel_args *a, const struct sha
     }
 }
 
+/* What every layer asks of the step, into shared memory. */
+static __device__ __forceinline__ void read_step(const struct kernel_args *a, const struct shared *s)
+{
+    for (int i = (int)threadIdx.x; i < a->step.cols * 2 * a->rotated; i += THREADS) s->angles[i] = a->step.angles[i];
+    for (int i = (int)threadIdx.x; i < a->step.cols; i += THREADS) {
+        s->position[i] = a->step.position[i];
+        s->run_of[i] = a->step.run_of[i];
+    }
+    for (int i = (int)threadIdx.x; i < a->step.cols * PAGES_NEAR; i += THREADS) {
+        int col = i / PAGES_NEAR, n = i % PAGES_NEAR;
+        if (n <= a->step.position[col] / PAGE) s->pages[i] = a->step.pages[(int64_t)a->step.run_of[col] * a->step.pages_stride + n];
+    }
+}
+
 template <int KIND, int OUT_KIND, int HD, bool FP8>
 static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_constant__ struct kernel_args args)
 {
@@ -201,12 +219,17 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
         mbarrier_init(shared_address(&s.sums_empty[threadIdx.x - (unsigned)a->stages]), FINISHERS / 32);
         asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
     }
+    if (threadIdx.x == 0) mbarrier_init(shared_address(s.placed), 2);
+    read_step(a, &s);
     __syncthreads();
     if (threadIdx.x >= CONSUMERS) {
         registers_give<OTHER_REGISTERS>();
         if (threadIdx.x >= CONSUMERS + 128) finish_all<KIND, OUT_KIND>(a, &s);
         else if (threadIdx.x < CONSUMERS + 32) produce<KIND, OUT_KIND>(a, &s, ring);
-        else if (threadIdx.x < CONSUMERS + 64) prefetch_layers(a);
+        else if (threadIdx.x < CONSUMERS + 64) prefetch_layers(a, &s);
+        else if (!a->step.neighbours)
+            place_units<HD, FP8>(a, &s, threadIdx.x >= CONSUMERS + 96, (unsigned)layer_barriers(a) * gridDim.x,
+                                 (a->slices[OP_QKV] > 1 ? 2u : 1u) * gridDim.x);
     } else {
         registers_take<CONSUMER_REGISTERS>();
         consume_all<KIND, OUT_KIND, HD, FP8>(a, &s, ring);

@@ -14,12 +14,12 @@
 struct attend_space {
     float *row;     /* (WARPS, head_dim) */
     uint16_t *q;    /* (8, head_dim + 32) F16 */
-    float *max, *sum; /* (WARPS, 8) */
+    float *max, *sum; /* (SPLITS_MAX, 8): of the warps, then of the splits */
     float *out;     /* (WARPS, 8, head_dim) */
 };
 static __host__ __device__ __forceinline__ int attend_bytes(int head_dim)
 {
-    return WARPS * head_dim * 4 + 8 * (head_dim + 32) * 2 + WARPS * 16 * 4 + WARPS * 8 * head_dim * 4;
+    return WARPS * head_dim * 4 + 8 * (head_dim + 32) * 2 + SPLITS_MAX * 16 * 4 + WARPS * 8 * head_dim * 4;
 }
 
 static __device__ __forceinline__ struct attend_space attend_space(const struct shared *s, int head_dim)
@@ -28,8 +28,8 @@ static __device__ __forceinline__ struct attend_space attend_space(const struct 
     a.row = (float *)s->inputs;
     a.q = (uint16_t *)(a.row + WARPS * head_dim);
     a.max = (float *)(a.q + 8 * (head_dim + 32));
-    a.sum = a.max + WARPS * 8;
-    a.out = a.sum + WARPS * 8;
+    a.sum = a.max + SPLITS_MAX * 8;
+    a.out = a.sum + SPLITS_MAX * 8;
     return a;
 }
 
@@ -76,17 +76,24 @@ static __device__ __forceinline__ uint8_t to_e4m3(float v)
     return (uint8_t)__nv_cvt_float_to_fp8(v, __NV_SATFINITE, __NV_E4M3);
 }
 
+/* The n-th page of a column's sequence. */
+static __device__ __forceinline__ int page_of(const struct kernel_args *a, const struct shared *s, int col, int n)
+{
+    if (n < PAGES_NEAR) return s->pages[col * PAGES_NEAR + n];
+    return __ldg(a->step.pages + (int64_t)s->run_of[col] * a->step.pages_stride + n);
+}
+
 /* A warp: K (or V) of one column and head into its page. */
 template <int HD, bool FP8>
-static __device__ __noinline__ void place(const struct kernel_args *a, const float *angles, const struct kernel_layer *l, int layer, int col,
+static __device__ __forceinline__ void place(const struct kernel_args *a, const struct shared *s, const float *angles, const struct kernel_layer *l, int layer, int col,
                                           int head, bool value, float *row)
 {
-    int lane = (int)threadIdx.x & 31, position = a->step.position[col];
+    int lane = (int)threadIdx.x & 31, position = s->position[col];
     const float *from = a->qkv + (int64_t)col * (a->q_dim + 2 * a->kv_dim) + a->q_dim + (value ? a->kv_dim : 0) + head * HD;
     const float *bias = value ? l->v_bias : l->k_bias;
     turn_head<HD>(a, value ? NULL : angles, from, bias ? bias + head * HD : NULL, value ? NULL : l->k_norm, row);
-    int page = a->step.pages[(int64_t)a->step.run_of[col] * a->step.pages_stride + position / PAGE], at = position % PAGE;
-    uint8_t *block = kv_block(a, layer, page, head);
+    int at = position % PAGE;
+    uint8_t *block = kv_block(a, layer, page_of(a, s, col, position / PAGE), head);
     int first = value ? PAGE * HD + at : at * HD, step = value ? PAGE : 1;
     if (!FP8) {
 #pragma unroll
@@ -117,7 +124,7 @@ static __device__ __forceinline__ void place_all(const struct kernel_args *a, co
 #pragma unroll 1
     for (int j = (int)blockIdx.x * WARPS + warp; j < jobs; j += (int)gridDim.x * WARPS) {
         int col = j / (2 * a->kv_heads);
-        place<HD, FP8>(a, angles_of(a, s, l, col), l, layer, col, j / 2 % a->kv_heads, j & 1, row);
+        place<HD, FP8>(a, s, angles_of(a, s, l, col), l, layer, col, j / 2 % a->kv_heads, j & 1, row);
     }
 }
 
@@ -268,7 +275,7 @@ static __device__ __forceinline__ float weight_of(float max, float most)
 }
 
 /* The parts' maxima become their weights; sum[0..7] is 1 / the sum of all by head, then come the maximum and the sum. */
-static __device__ __noinline__ void weigh(const struct attend_space *w, int parts)
+static __device__ __forceinline__ void weigh(const struct attend_space *w, int parts)
 {
     int h = (int)threadIdx.x & 7, n = (int)threadIdx.x >> 3;
     float top = -INFINITY, sum = 0, mine = 0;
@@ -301,40 +308,70 @@ static __device__ __forceinline__ struct splits splits_of(const struct kernel_ar
     return s;
 }
 
-template <int HD, bool FP8>
-static __device__ void attend_unit(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer, int unit,
-                                   bool bf16)
+/* One piece of attention. */
+struct unit {
+    int col, kv_head, part;          /* part: which 8 of the KV head's query heads */
+    int task, split, splits;         /* task: column, KV head and part in one number */
+    int position, first;             /* positions [first, position] are seen */
+    int begin, end;                  /* pages of this split */
+    bool last;                       /* the split that holds the column's own position */
+};
+
+static __device__ __forceinline__ int units_of(const struct kernel_args *a)
 {
-    int tid = (int)threadIdx.x, warp = tid >> 5;
+    int group = a->heads / a->kv_heads, head_tiles = (group + HEADS_TILE - 1) / HEADS_TILE;
+    return a->step.cols * a->kv_heads * head_tiles * (a->splits ? a->splits : SPLITS_MAX);
+}
+
+/* False where the column needs no such split. */
+static __device__ __forceinline__ bool unit_at(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int n, struct unit *u)
+{
     int group = a->heads / a->kv_heads, head_tiles = (group + HEADS_TILE - 1) / HEADS_TILE, most = a->splits ? a->splits : SPLITS_MAX;
-    int split = unit % most, task = unit / most, part = task % head_tiles, kv_head = task / head_tiles % a->kv_heads, col = task / head_tiles / a->kv_heads;
-    int position = a->step.position[col], first = l->window > 0 && position + 1 > l->window ? position + 1 - l->window : 0;
-    int first_page = first / PAGE, pages = position / PAGE + 1 - first_page;
+    u->split = n % most;
+    u->task = n / most;
+    u->part = u->task % head_tiles;
+    u->kv_head = u->task / head_tiles % a->kv_heads;
+    u->col = u->task / head_tiles / a->kv_heads;
+    u->position = s->position[u->col];
+    u->first = l->window > 0 && u->position + 1 > l->window ? u->position + 1 - l->window : 0;
+    int first_page = u->first / PAGE, pages = u->position / PAGE + 1 - first_page;
     struct splits sp = splits_of(a, pages);
-    if (split >= sp.count) return;
-    int begin = first_page + split * sp.pages, end = min(begin + sp.pages, first_page + pages);
+    u->splits = sp.count;
+    u->begin = first_page + u->split * sp.pages;
+    u->end = min(u->begin + sp.pages, first_page + pages);
+    u->last = u->end == first_page + pages;
+    return u->split < sp.count;
+}
+
+template <int HD, bool FP8>
+static __device__ __forceinline__ void attend_unit(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer,
+                                                   const struct unit *u, bool bf16)
+{
+    int tid = (int)threadIdx.x, warp = tid >> 5, group = a->heads / a->kv_heads;
+    int col = u->col, kv_head = u->kv_head, part = u->part, task = u->task, split = u->split, begin = u->begin, end = u->end;
     struct attend_space w = attend_space(s, HD);
     int heads = min(HEADS_TILE, group - part * HEADS_TILE), head0 = kv_head * group + part * HEADS_TILE;
-    if (warp < HEADS_TILE) {
+    for (int h = warp; h < HEADS_TILE; h += WARPS) {
         float *row = w.row + warp * HD;
-        if (warp < heads)
-            turn_head<HD>(a, angles_of(a, s, l, col), a->qkv + (int64_t)col * (a->q_dim + 2 * a->kv_dim) + (head0 + warp) * HD,
-                          l->q_bias ? l->q_bias + (head0 + warp) * HD : NULL, l->q_norm, row);
+        if (h < heads)
+            turn_head<HD>(a, angles_of(a, s, l, col), a->qkv + (int64_t)col * (a->q_dim + 2 * a->kv_dim) + (head0 + h) * HD,
+                          l->q_bias ? l->q_bias + (head0 + h) * HD : NULL, l->q_norm, row);
 #pragma unroll
-        for (int j = tid & 31; j < HD; j += 32) w.q[warp * (HD + 32) + j] = warp < heads ? to_form(row[j] * a->attention_scale, false) : 0;
-    } else if (!a->step.neighbours && end == first_page + pages && warp < HEADS_TILE + 2) /* every tile of heads the same bytes */
-        place<HD, FP8>(a, angles_of(a, s, l, col), l, layer, col, kv_head, warp == HEADS_TILE + 1, w.row + warp * HD);
-    __threadfence_block();
+        for (int j = 0; j < HD / 32; j++) {
+            int at = j * 32 + (tid & 31);
+            w.q[h * (HD + 32) + at] = h < heads ? to_form(row[at] * a->attention_scale, false) : 0;
+        }
+    }
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
+    if (!a->step.neighbours) mbarrier_wait(shared_address(s->placed), (uint32_t)layer & 1);
     struct attended<HD> o;
 #pragma unroll
     for (int m = 0; m < HD / 16; m++) o.out[m][0] = o.out[m][1] = o.out[m][2] = o.out[m][3] = 0;
     o.max[0] = o.max[1] = -INFINITY;
     o.sum[0] = o.sum[1] = 0;
-    const int32_t *table = a->step.pages + (int64_t)a->step.run_of[col] * a->step.pages_stride;
 #pragma unroll 1
     for (int p = begin + warp; p < end; p += WARPS)
-        attend_page<HD, FP8>(a, &o, kv_block(a, layer, __ldg(table + p), kv_head), w.q, p * PAGE, first, position);
+        attend_page<HD, FP8>(a, &o, kv_block(a, layer, page_of(a, s, col, p), kv_head), w.q, p * PAGE, u->first, u->position);
     if (begin + warp < end) leave<HD, FP8>(&o, &w, warp);
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
     /* The warps' parts in order; then, in the last split to arrive, the splits'. */
@@ -347,27 +384,27 @@ static __device__ void attend_unit(const struct kernel_args *a, const struct sha
         float out = 0;
 #pragma unroll 4
         for (int n = 0; n < warps; n++) out += w.max[n * 8 + i / HD] * w.out[n * HEADS_TILE * HD + i];
-        if (sp.count > 1) __stcg(a->split_out + at * (HEADS_TILE * HD) + i, out);
+        if (u->splits > 1) __stcg(a->split_out + at * (HEADS_TILE * HD) + i, out);
         else if (i < heads * HD) to[i] = to_form(out * w.sum[i / HD], bf16);
     }
-    if (sp.count > 1) {
+    if (u->splits > 1) {
         if (tid < 16) __stcg(a->split_max + at * 16 + tid, w.sum[8 + tid]);
         __threadfence();
         barrier_sync(ALL_CONSUMERS, CONSUMERS);
         if (tid == 0) s->flag[0] = (int)atomicAdd(a->split_arrived + task, 1u);
         barrier_sync(ALL_CONSUMERS, CONSUMERS);
-        if (s->flag[0] == sp.count - 1) {
+        if (s->flag[0] == u->splits - 1) {
             __threadfence();
             if (tid == 0) a->split_arrived[task] = 0;
             const float *parts = a->split_max + (int64_t)task * SPLITS_MAX * 16, *outs = a->split_out + (int64_t)task * SPLITS_MAX * (HEADS_TILE * HD);
-            for (int i = tid; i < sp.count * 16; i += CONSUMERS) (i & 8 ? w.sum : w.max)[i / 16 * 8 + (i & 7)] = __ldcg(parts + i);
+            for (int i = tid; i < u->splits * 16; i += CONSUMERS) (i & 8 ? w.sum : w.max)[i / 16 * 8 + (i & 7)] = __ldcg(parts + i);
             barrier_sync(ALL_CONSUMERS, CONSUMERS);
-            weigh(&w, sp.count);
+            weigh(&w, u->splits);
 #pragma unroll 1
             for (int i = tid; i < heads * HD; i += CONSUMERS) {
                 float out = 0;
 #pragma unroll 4
-                for (int n = 0; n < sp.count; n++) out += w.max[n * 8 + i / HD] * __ldcg(outs + n * (HEADS_TILE * HD) + i);
+                for (int n = 0; n < u->splits; n++) out += w.max[n * 8 + i / HD] * __ldcg(outs + n * (HEADS_TILE * HD) + i);
                 to[i] = to_form(out * w.sum[i / HD], bf16);
             }
         }
@@ -376,29 +413,48 @@ static __device__ void attend_unit(const struct kernel_args *a, const struct sha
 }
 
 /* The pages that this block will attend to, into the second-level cache: a warp that has nothing else to do. */
-static __device__ void prefetch_pages(const struct kernel_args *a, const struct kernel_layer *l, int layer)
+static __device__ __forceinline__ void prefetch_pages(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer)
 {
-    int group = a->heads / a->kv_heads, head_tiles = (group + HEADS_TILE - 1) / HEADS_TILE, most = a->splits ? a->splits : SPLITS_MAX;
-    int units = a->step.cols * a->kv_heads * head_tiles * most, bytes = (int)kv_block_bytes(a->head_dim, a->kv.fp8);
-    for (int unit = (int)blockIdx.x; unit < units; unit += (int)gridDim.x) {
-        int split = unit % most, task = unit / most, kv_head = task / head_tiles % a->kv_heads, col = task / head_tiles / a->kv_heads;
-        int position = a->step.position[col], first = l->window > 0 && position + 1 > l->window ? position + 1 - l->window : 0;
-        int first_page = first / PAGE, pages = position / PAGE + 1 - first_page;
-        struct splits sp = splits_of(a, pages);
-        if (split >= sp.count) continue;
-        int begin = first_page + split * sp.pages, end = min(begin + sp.pages, first_page + pages);
-        const int32_t *table = a->step.pages + (int64_t)a->step.run_of[col] * a->step.pages_stride;
-        for (int p = begin + ((int)threadIdx.x & 31); p < end; p += 32) prefetch_l2(kv_block(a, layer, table[p], kv_head), (uint32_t)bytes);
+    int units = units_of(a), bytes = (int)kv_block_bytes(a->head_dim, a->kv.fp8);
+    struct unit u;
+    for (int n = (int)blockIdx.x; n < units; n += (int)gridDim.x) {
+        if (!unit_at(a, s, l, n, &u)) continue;
+        for (int p = u.begin + ((int)threadIdx.x & 31); p < u.end; p += 32)
+            prefetch_l2(kv_block(a, layer, page_of(a, s, u.col, p), u.kv_head), (uint32_t)bytes);
+    }
+}
+
+/* A placer (one warp for K, one for V): the new position of this block's columns and heads, as soon as the grid has Q, K and V. */
+template <int HD, bool FP8>
+static __device__ void place_units(const struct kernel_args *a, const struct shared *s, bool value, unsigned layer_step, unsigned after_qkv)
+{
+    int units = units_of(a);
+    struct unit u;
+    float *row = s->rows + (value ? 128 : 0);
+#pragma unroll 1
+    for (int i = 0; i < a->layers; i++) {
+        const struct kernel_layer *l = a->layer + i;
+        while (load_acquire(a->barrier) < (unsigned)i * layer_step + after_qkv) { }
+#pragma unroll 1
+        for (int n = (int)blockIdx.x; n < units; n += (int)gridDim.x) {
+            if (!unit_at(a, s, l, n, &u) || !u.last) continue;
+            place<HD, FP8>(a, s, angles_of(a, s, l, u.col), l, i, u.col, u.kv_head, value, row);
+            __syncwarp();
+        }
+        __threadfence_block();
+        __syncwarp();
+        if ((threadIdx.x & 31) == 0) mbarrier_arrive(shared_address(s->placed));
     }
 }
 
 template <int HD, bool FP8>
-static __device__ void attend_all(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer, bool bf16)
+static __device__ __forceinline__ void attend_all(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer, bool bf16)
 {
-    int group = a->heads / a->kv_heads, head_tiles = (group + HEADS_TILE - 1) / HEADS_TILE;
-    int units = a->step.cols * a->kv_heads * head_tiles * (a->splits ? a->splits : SPLITS_MAX);
+    int units = units_of(a);
+    struct unit u;
 #pragma unroll 1
-    for (int u = (int)blockIdx.x; u < units; u += (int)gridDim.x) attend_unit<HD, FP8>(a, s, l, layer, u, bf16);
+    for (int n = (int)blockIdx.x; n < units; n += (int)gridDim.x)
+        if (unit_at(a, s, l, n, &u)) attend_unit<HD, FP8>(a, s, l, layer, &u, bf16);
 }
 
 #endif

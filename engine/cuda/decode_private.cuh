@@ -7,11 +7,12 @@
 #include "engine/cuda/ptx.cuh"
 
 enum {
-    WARPS = 16,               /* consumers */
+    WARPS = 8,                /* consumers */
     CONSUMERS = WARPS * 32,
     FINISHERS = 128,
     THREADS = CONSUMERS + 128 + FINISHERS, /* between them the producer's group: two warps of it work */
-    CONSUMER_REGISTERS = 96, OTHER_REGISTERS = 48, /* 512 × 96 + 256 × 48 = 768 × 80, what a block starts with */
+    CONSUMER_REGISTERS = 192, OTHER_REGISTERS = 64, /* 256 × 192 + 256 × 64 = 512 × 128, what a block starts with */
+    UNITS = 16,               /* pieces of a stage; a warp takes two, so that one hides the other's delays */
     TILE_ROWS = 16,           /* two panels of 8 rows */
     STAGE_BYTES = 17408,      /* a tile's next piece: 2 × 16 granules of W4, or 16 rows of 1024 bytes, 64 apart */
     ROW_BYTES = 1024,
@@ -22,7 +23,7 @@ enum {
     SLICES_MAX = 8,           /* of k, where a batch's inputs do not fit shared memory */
     HEADS_TILE = 8,           /* query heads of one KV head that are worked on together */
     SPLITS_MAX = 16, SPLIT_PAGES = 8, /* with less, another block is not worth it */
-    PAGE = CUDA_PAGE_TOKENS,
+    PAGE = CUDA_PAGE_TOKENS, PAGES_NEAR = 64,
     ALL_CONSUMERS = 1, ALL_FINISHERS = 2 /* barriers of the block */
 };
 
@@ -63,7 +64,7 @@ struct kernel_args {
 /* Bytes of one 1024-byte row piece in k's. */
 static __device__ __host__ __forceinline__ int kind_chunk(enum matrix_kind kind)
 {
-    return kind == MATRIX_W4 ? WARPS * W4_GROUP : kind == MATRIX_FP8 ? ROW_BYTES : ROW_BYTES / 2;
+    return kind == MATRIX_W4 ? UNITS * W4_GROUP : kind == MATRIX_FP8 ? ROW_BYTES : ROW_BYTES / 2;
 }
 
 struct op_shape {
@@ -161,10 +162,13 @@ struct shared {
     float *sums;   /* (SUMS, WARPS, 16, 8) */
     float *warp;   /* (WARPS, 8) */
     float *angles; /* (8, 2 × rotated) */
+    float *rows;   /* (2, 128) the placers' work space */
     int *flag;     /* (4) */
+    int *position, *run_of, *pages; /* (8), (8), (8, PAGES_NEAR) of the step; a longer table's rest is read where it lies */
     uint64_t *full, *empty;           /* (STAGES_MAX) of the ring */
     uint64_t *sums_full, *sums_empty; /* (SUMS) */
+    uint64_t *placed;                 /* a phase a layer: this block's new K and V are in their pages */
 };
-enum { SHARED_SMALL = SUMS * RED_FLOATS * 4 + (8 * WARPS + 4) * 4 + 8 * 2 * 128 * 4 + 2 * (STAGES_MAX + SUMS) * 8 + 64 };
+enum { SHARED_SMALL = SUMS * RED_FLOATS * 4 + (8 * WARPS + 4) * 4 + (8 * 2 * 128 + 2 * 128) * 4 + (16 + 8 * PAGES_NEAR) * 4 + (2 * (STAGES_MAX + SUMS) + 1) * 8 + 64 };
 
 #endif

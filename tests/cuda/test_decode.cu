@@ -2,6 +2,7 @@
 #include "engine/cuda/decode.cuh"
 #include "tests/cuda/random.cuh"
 
+#include <algorithm>
 #include <vector>
 
 extern "C" {
@@ -267,6 +268,7 @@ static void check(const struct shape *s, int context, int cols, bool neighbours)
         return;
     }
     double worst = 0;
+    std::vector<double> errors;
     bool same = true;
     for (int step = 0; step < 2; step++) {
         std::vector<row> x;
@@ -303,15 +305,18 @@ static void check(const struct shape *s, int context, int cols, bool neighbours)
                 size += want[i] * want[i];
             }
             double error = sqrt(diff / size);
+            errors.push_back(error);
             if (!(error <= worst)) worst = error;
         }
     }
-    double bound = s->kind == MATRIX_BF16 ? 1e-2 : 2e-3;
-    if (s->fp8) bound = 2e-2; /* a rounding of K or V may fall the other way */
-    bool good = worst < bound && same;
+    /* The middle column shows the arithmetic's own error; where attention is sharp, or a rounding of K or V to 8 bits falls
+     * the other way, one column may stand out: the same step on the host with inputs rounded to F16 does so as well. */
+    std::sort(errors.begin(), errors.end());
+    double middle = errors[errors.size() / 2];
+    bool good = middle < (s->kind == MATRIX_BF16 ? 6e-3 : s->fp8 ? 1e-2 : 1.5e-3) && worst < 4e-2 && same;
     good ? passes++ : failures++;
-    printf("%-8s %-28s context %5d, %d columns%s: error %.2e%s\n", good ? "ok" : "FAILED", s->name, context, cols, neighbours ? " of one sequence" : "",
-           worst, same ? "" : ", not the same bits alone");
+    printf("%-8s %-28s context %5d, %d columns%s: error %.2e, at most %.2e%s\n", good ? "ok" : "FAILED", s->name, context, cols, neighbours ? " of one sequence" : "",
+           middle, worst, same ? "" : ", not the same bits alone");
     fflush(stdout);
     decode_close(d);
     MUST(cudaFree(t.model.kv.base));
