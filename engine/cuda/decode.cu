@@ -30,7 +30,8 @@ static __device__ __forceinline__ struct shared shared_of(const struct kernel_ar
     s.empty = s.full + STAGES_MAX;
     s.sums_full = s.empty + STAGES_MAX;
     s.sums_empty = s.sums_full + SUMS;
-    s.placed = s.sums_empty + SUMS;
+    s.loaded = s.sums_empty + SUMS;
+    s.placed = s.loaded + 1;
     return s;
 }
 
@@ -107,7 +108,7 @@ static __device__ void produce(const struct kernel_args *a, const struct shared 
 /* Barriers that the grid passes in a layer. */
 static __device__ __forceinline__ int layer_barriers(const struct kernel_args *a)
 {
-    int n = 5 + (a->step.neighbours ? 1 : 0);
+    int n = 5 + (a->step.neighbours ? 1 : 0) + (a->spread ? 2 : 0);
     for (int op = OP_QKV; op <= OP_DOWN; op++) n += a->slices[op] > 1 ? 1 : 0;
     return n;
 }
@@ -140,20 +141,23 @@ static __device__ void finish_all(const struct kernel_args *a, const struct shar
     struct turn turn = {0, 0};
     int rotation = 0, ops = 4 * a->layers;
     unsigned passed = 0; /* what the grid has passed when this operation's tiles can be there */
+    bool busy = false;
 #pragma unroll 1
     for (int n = 0; n < ops; n++) {
         int op = n % 4;
         struct kernel_op o = a->layer[n / 4].op[op];
-        finish<KIND>(a, s, &turn, &rotation, &o, op, passed);
+        if (a->spread && (op == OP_QKV || op == OP_FFN)) passed += gridDim.x;
+        finish<KIND>(a, s, &turn, &rotation, &o, op, passed, &busy);
         passed += gridDim.x * (1u + (a->slices[op] > 1) + (op == OP_QKV ? 1u + a->step.neighbours : 0u));
     }
-    if (a->step.wanted) finish<OUT_KIND>(a, s, &turn, &rotation, &a->output, OP_OUTPUT, passed);
+    if (a->step.wanted) finish<OUT_KIND>(a, s, &turn, &rotation, &a->output, OP_OUTPUT, passed + (a->spread ? gridDim.x : 0), &busy);
 }
 
 template <int KIND, int OUT_KIND, int HD, bool FP8>
 static __device__ void consume_all(const struct kernel_args *a, const struct shared *s, struct ring ring)
 {
     struct turn turn = {0, 0};
+    uint32_t loads = 0;
     int rotation = 0, ops = 4 * a->layers + (a->step.wanted ? 1 : 0);
     unsigned passed = 0;
 #pragma unroll 1
@@ -163,10 +167,17 @@ static __device__ void consume_all(const struct kernel_args *a, const struct sha
         struct op_shape shape = op_shape(a, op);
         int kind = op == OP_OUTPUT ? OUT_KIND : KIND, stride = inputs_stride((enum matrix_kind)kind, shape.slice_k);
         STAMP(op * 4)
-        if (op == OP_O || op == OP_DOWN) load_plain(a, s, op == OP_O ? a->attended : a->middle, &shape, stride);
+        bool plain = op == OP_O || op == OP_DOWN;
+        const float *norm = op == OP_QKV ? l->attn_norm : op == OP_FFN ? l->ffn_norm : a->output_norm;
+        if (!plain && a->spread) {
+            spread_normed(a, s, norm, kind == MATRIX_BF16, op == OP_OUTPUT);
+            grid_barrier(a, &passed);
+        }
+        if (plain || a->spread)
+            load_plain(a, s, op == OP_O ? a->attended : op == OP_DOWN ? a->middle : a->normed, &shape, stride,
+                       op == OP_OUTPUT ? a->step.wanted : a->step.cols, &loads);
         else
-            load_normed(a, s, op == OP_QKV ? l->attn_norm : op == OP_FFN ? l->ffn_norm : a->output_norm, &shape, stride, kind == MATRIX_BF16,
-                        op == OP_OUTPUT);
+            load_normed(a, s, norm, &shape, stride, kind == MATRIX_BF16, op == OP_OUTPUT);
         STAMP(op * 4 + 1)
         if (KIND != OUT_KIND && op == OP_OUTPUT) multiply<OUT_KIND>(a, s, &ring, &turn, &rotation, op);
         else multiply<KIND>(a, s, &ring, &turn, &rotation, op);
@@ -219,7 +230,10 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
         mbarrier_init(shared_address(&s.sums_empty[threadIdx.x - (unsigned)a->stages]), FINISHERS / 32);
         asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
     }
-    if (threadIdx.x == 0) mbarrier_init(shared_address(s.placed), 2);
+    if (threadIdx.x == 0) {
+        mbarrier_init(shared_address(s.placed), 2);
+        mbarrier_init(shared_address(s.loaded), 1);
+    }
     read_step(a, &s);
     __syncthreads();
     if (threadIdx.x >= CONSUMERS) {
@@ -229,7 +243,7 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
         else if (threadIdx.x < CONSUMERS + 64) prefetch_layers(a, &s);
         else if (!a->step.neighbours)
             place_units<HD, FP8>(a, &s, threadIdx.x >= CONSUMERS + 96, (unsigned)layer_barriers(a) * gridDim.x,
-                                 (a->slices[OP_QKV] > 1 ? 2u : 1u) * gridDim.x);
+                                 (1u + (a->slices[OP_QKV] > 1) + a->spread) * gridDim.x);
     } else {
         registers_take<CONSUMER_REGISTERS>();
         consume_all<KIND, OUT_KIND, HD, FP8>(a, &s, ring);
@@ -364,6 +378,7 @@ static size_t carve_all(struct kernel_args *a, uint8_t *base)
     a->qkv = (float *)carve(base, &used, cols * (a->q_dim + 2 * a->kv_dim), 4);
     a->attended = (uint16_t *)carve(base, &used, cols * a->q_dim, 2);
     a->middle = (uint16_t *)carve(base, &used, cols * a->feed_forward, 2);
+    a->normed = (uint16_t *)carve(base, &used, cols * a->embedding, 2);
     a->squares = (float *)carve(base, &used, cols * (a->embedding / 4), 4);
     a->partial = (float *)carve(base, &used, tiles * SLICES_MAX * 128, 4);
     a->split_out = (float *)carve(base, &used, tasks * SPLITS_MAX * HEADS_TILE * a->head_dim, 4);
@@ -453,6 +468,7 @@ enum err_code decode_run(struct decode *d, const struct decode_step *step, cudaS
         return err_set(e, ERR_INTERNAL, "the decode kernel cannot take %d columns", step->cols);
     int tasks = step->cols * a.kv_heads * ((a.heads / a.kv_heads + HEADS_TILE - 1) / HEADS_TILE);
     a.splits = step->invariant ? 0 : d->blocks / tasks < 1 ? 1 : d->blocks / tasks > SPLITS_MAX ? SPLITS_MAX : d->blocks / tasks;
+    a.spread = step->cols > 2;
     int squares = step->cols * a.embedding / 4;
     decode_begin<<<(squares + 255) / 256, 256, 0, stream>>>(step->x, a.squares, squares, a.barrier);
     size_t bytes = (size_t)(a.stages * STAGE_BYTES + a.inputs_bytes) + SHARED_SMALL;

@@ -53,8 +53,9 @@ struct kernel_args {
     struct decode_step step;
     int slices[5], stages, inputs_bytes; /* slices of k by op; of shared memory */
     int splits;                          /* of attention; 0: by each column's length */
+    bool spread;                         /* the norms are shared out between the blocks, not done by each */
     float *qkv;                          /* (cols, q_dim + 2 kv_dim) */
-    uint16_t *attended, *middle;         /* (cols, q_dim), (cols, feed_forward) in the layers' form */
+    uint16_t *attended, *middle, *normed; /* (cols, q_dim), (cols, feed_forward), (cols, embedding) in the layers' form */
     float *squares;                      /* (cols, embedding / 4) sums of 4 squares of x */
     float *partial;                      /* (tiles, slices, 16, 8): where k is sliced */
     float *split_out, *split_max;        /* (cols × kv heads × head tiles, splits, 8 × head_dim), (…, 2 × 8) */
@@ -167,8 +168,9 @@ struct shared {
     int *position, *run_of, *pages; /* (8), (8), (8, PAGES_NEAR) of the step; a longer table's rest is read where it lies */
     uint64_t *full, *empty;           /* (STAGES_MAX) of the ring */
     uint64_t *sums_full, *sums_empty; /* (SUMS) */
+    uint64_t *loaded;                 /* a phase a load of inputs */
     uint64_t *placed;                 /* a phase a layer: this block's new K and V are in their pages */
 };
-enum { SHARED_SMALL = SUMS * RED_FLOATS * 4 + (8 * WARPS + 4) * 4 + (8 * 2 * 128 + 2 * 128) * 4 + (16 + 8 * PAGES_NEAR) * 4 + (2 * (STAGES_MAX + SUMS) + 1) * 8 + 64 };
+enum { SHARED_SMALL = SUMS * RED_FLOATS * 4 + (8 * WARPS + 4) * 4 + (8 * 2 * 128 + 2 * 128) * 4 + (16 + 8 * PAGES_NEAR) * 4 + (2 * (STAGES_MAX + SUMS) + 2) * 8 + 64 };
 
 #endif

@@ -143,7 +143,7 @@ static __device__ __forceinline__ void give_tile(const struct kernel_args *a, in
 /* The finishers' part of one operation: the warps' sums of each tile, in order, and what becomes of them. */
 template <int KIND>
 static __device__ void finish(const struct kernel_args *a, const struct shared *s, struct turn *turn, int *rotation, const struct kernel_op *o, int op,
-                              unsigned passed)
+                              unsigned passed, bool *busy)
 {
     int i = (int)threadIdx.x & 127, row = i >> 3;
     struct op_shape shape = op_shape(a, op);
@@ -152,8 +152,10 @@ static __device__ void finish(const struct kernel_args *a, const struct shared *
     for (int t = walk.first; t < shape.tiles; t += walk.count) {
         struct tile x = tile_at<KIND>(o, &shape, op, t);
         float scale = !x.scale_a ? 1.f : row < 8 ? __ldg(x.scale_a + row) : __ldg(x.scale_b + row - 8), scale_up = x.scale_a && row < 8 ? __ldg(x.scale_b + row) : 1.f;
-        float before = shape.slices > 1 ? 0.f : x_before(a, op, x.row, i);
+        bool early = *busy || t != walk.first; /* the last operation's sums were here, so x is what it left */
+        float before = early && shape.slices == 1 ? x_before(a, op, x.row, i) : 0.f;
         mbarrier_wait(shared_address(&s->sums_full[turn->at]), turn->parity);
+        if (!early && shape.slices == 1) before = x_before(a, op, x.row, i);
         const float *sums = s->sums + turn->at * RED_FLOATS + i;
         float v = 0, up = 0;
 #pragma unroll
@@ -168,6 +170,7 @@ static __device__ void finish(const struct kernel_args *a, const struct shared *
         if (shape.slices > 1) __stcg(a->partial + ((int64_t)t * shape.slices + walk.slice) * 128 + i, v);
         else give_tile(a, op, x.row, i, before, v, up * scale_up, KIND == MATRIX_BF16);
     }
+    *busy = walk.first < shape.tiles;
     barrier_sync(ALL_FINISHERS, FINISHERS);
     if (i != 0 || (op == OP_OUTPUT && shape.slices == 1)) return;
     while (walk.first >= shape.tiles && load_acquire(a->barrier) < passed) { } /* without a tile here: not before its time */
@@ -305,19 +308,39 @@ static __device__ __forceinline__ void load_normed(const struct kernel_args *a, 
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
 }
 
-/* 16-bit inputs as they are. */
-static __device__ __forceinline__ void load_plain(const struct kernel_args *a, const struct shared *s, const uint16_t *from,
-                                                  const struct op_shape *shape, int stride)
+/* A share of the columns' norms, for all blocks to load. */
+static __device__ __forceinline__ void spread_normed(const struct kernel_args *a, const struct shared *s, const float *weight, bool bf16, bool wanted)
 {
-    int k0 = (int)blockIdx.x % shape->slices * shape->slice_k, k1 = min(shape->k, k0 + shape->slice_k), eighths = (k1 - k0) / 8;
-    uint16_t *inputs = (uint16_t *)s->inputs;
-#pragma unroll 1
-    for (int col = 0; col < a->step.cols; col++) {
-        const uint4 *x = (const uint4 *)(from + (int64_t)col * shape->k + k0);
-#pragma unroll 8
-        for (int i = (int)threadIdx.x; i < eighths; i += CONSUMERS) *(uint4 *)(inputs + col * stride + i * 8) = __ldcg(x + i);
-    }
+    int cols = wanted ? a->step.wanted : a->step.cols, each = a->embedding / 4, total = cols * each;
+    sum_squares(a, s);
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
+#pragma unroll 1
+    for (int n = (int)(blockIdx.x * CONSUMERS + threadIdx.x); n < total; n += (int)gridDim.x * CONSUMERS) {
+        int i = n / each, q = n % each, col = wanted ? a->step.want[i] : i;
+        float4 v = __ldcg((const float4 *)(a->step.x + (int64_t)col * a->embedding) + q), g = __ldg((const float4 *)weight + q);
+        float rms = rms_of(a, s, col);
+        float4 y = make_float4(v.x * rms * g.x, v.y * rms * g.y, v.z * rms * g.z, v.w * rms * g.w);
+        if (wanted) *((float4 *)(a->step.hidden + (int64_t)i * a->embedding) + q) = y;
+        __stcg((uint2 *)(a->normed + (int64_t)i * a->embedding) + q, make_uint2(to_form(y.x, bf16) | (uint32_t)to_form(y.y, bf16) << 16,
+                                                                              to_form(y.z, bf16) | (uint32_t)to_form(y.w, bf16) << 16));
+    }
+}
+
+/* 16-bit inputs as they are: one copy a column. The grid has passed a barrier since they were written. */
+static __device__ __forceinline__ void load_plain(const struct kernel_args *a, const struct shared *s, const uint16_t *from,
+                                                  const struct op_shape *shape, int stride, int cols, uint32_t *parity)
+{
+    int k0 = (int)blockIdx.x % shape->slices * shape->slice_k, k1 = min(shape->k, k0 + shape->slice_k);
+    uint32_t bytes = (uint32_t)(k1 - k0) * 2, bar = shared_address(s->loaded);
+    if (threadIdx.x == 0) {
+        fence_bulk();
+        mbarrier_expect(bar, bytes * (uint32_t)cols);
+#pragma unroll 1
+        for (int col = 0; col < cols; col++)
+            bulk_copy_shared(shared_address((uint16_t *)s->inputs + col * stride), from + (int64_t)col * shape->k + k0, bytes, bar);
+    }
+    mbarrier_wait(bar, *parity);
+    *parity ^= 1;
 }
 
 #endif

@@ -127,6 +127,24 @@ static __device__ __forceinline__ void bulk_copy(uint32_t to, const void *from, 
 #endif
 }
 
+/* What ordinary accesses did is done before the bulk copies to come. */
+static __device__ __forceinline__ void fence_bulk()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async;\n" ::: "memory");
+#endif
+}
+
+/* A bulk copy of what stays in the cache. */
+static __device__ __forceinline__ void bulk_copy_shared(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(to), "l"(from), "r"(bytes),
+                 "r"(bar)
+                 : "memory");
+#endif
+}
+
 /* A range (16-byte aligned) into the second-level cache. */
 static __device__ __forceinline__ void prefetch_l2(const void *from, uint32_t bytes)
 {
