@@ -91,8 +91,32 @@ INLINE void multiply_plain(enum gguf_type type, const int N, const struct packed
     for (int c = 0; c < N; c++) acc[c] = vf_set1(0);
     for (int i = 0; i < w->k; i++) {
         const void *at = panel + (size_t)i * 16 * (type == GGUF_F32 ? 4 : 2);
-        vf v = type == GGUF_F32 ? vf_load(at) : type == GGUF_F16 ? vf_from_half(at) : vf_from_bf16(at);
+        vf v = type == GGUF_F32 ? vf_load(at) : type == GGUF_BF16 ? vf_from_bf16(at) : vf_from_half(at);
         for (int c = 0; c < N; c++) acc[c] = vf_fma(v, vf_set1(f[i * N + c]), acc[c]);
+    }
+    if (type == GGUF_FP8) {
+        vf scale = vf_load((const float *)(const void *)(panel + w->panel_bytes - 64));
+        for (int c = 0; c < N; c++) acc[c] = vf_mul(acc[c], scale);
+    }
+    for (int c = 0; c < N; c++) vf_store(y + (size_t)c * ldy, acc[c]);
+}
+
+/* W4A16: whole numbers × floats, and each 128 of them × their scale. */
+INLINE void multiply_grouped(enum gguf_type type, const int N, const struct packed *w, const uint8_t *panel,
+                             const struct acts *x, int c0, float *y, size_t ldy)
+{
+    const float *f = x->f + (size_t)c0 * (size_t)w->k;
+    vf acc[VEC_WIDEST];
+    (void)type;
+    for (int c = 0; c < N; c++) acc[c] = vf_set1(0);
+    for (int g = 0; g < w->k; g += 128, panel += PACK_W4_BYTES) {
+        vf sum[VEC_WIDEST], scale = vf_from_half((const uint16_t *)(const void *)panel);
+        for (int c = 0; c < N; c++) sum[c] = vf_set1(0);
+        for (int i = 0; i < 128; i++, f += N) {
+            vf v = vf_from_i8((const int8_t *)panel + 64 + i * 16);
+            for (int c = 0; c < N; c++) sum[c] = vf_fma(v, vf_set1(f[c]), sum[c]);
+        }
+        for (int c = 0; c < N; c++) acc[c] = vf_fma(sum[c], scale, acc[c]);
     }
     for (int c = 0; c < N; c++) vf_store(y + (size_t)c * ldy, acc[c]);
 }
@@ -108,6 +132,8 @@ INLINE void multiply_plain(enum gguf_type type, const int N, const struct packed
 #define TYPES(X)                                                                                                       \
     X(multiply_plain, GGUF_F32)                                                                                        \
     X(multiply_plain, GGUF_F16)                                                                                        \
+    X(multiply_plain, GGUF_FP8)                                                                                        \
+    X(multiply_grouped, GGUF_W4A16)                                                                                    \
     X(multiply_plain, GGUF_BF16)                                                                                       \
     X(multiply, GGUF_Q8_0)                                                                                             \
     X(multiply, GGUF_Q4_0)                                                                                             \

@@ -27,6 +27,9 @@ static const struct pack_format FORMATS[] = {
 
 const struct pack_format *pack_format(enum gguf_type type)
 {
+    static const struct pack_format FP8 = {0, 0, -1, false, false, 0, 0, 2}, W4A16 = {0, 0, -1, false, false, 0, 0, 1};
+    if (type == GGUF_FP8) return &FP8;
+    if (type == GGUF_W4A16) return &W4A16;
     if ((size_t)type >= sizeof FORMATS / sizeof FORMATS[0]) return NULL;
     const struct pack_format *f = &FORMATS[type];
     return f->bits || f->element ? f : NULL;
@@ -88,7 +91,8 @@ enum err_code packed_init(struct packed *w, enum gguf_type type, int rows, int k
     if (!f) return err_set(e, ERR_UNSUPPORTED, "no kernel for tensors of type %d", (int)type);
     *w = (struct packed){.type = type, .rows = rows, .k = k, .panels = (rows + PANEL_ROWS - 1) / PANEL_ROWS};
     size_t chunk = (size_t)pack_chunk_blocks(type), blocks = (size_t)k / PACK_BLOCK, bytes;
-    if (f->element) bytes = align64((size_t)k * PANEL_ROWS * (size_t)f->element);
+    if (type == GGUF_W4A16) bytes = (size_t)(k / 128) * PACK_W4_BYTES;
+    else if (f->element) bytes = align64((size_t)k * PANEL_ROWS * (size_t)f->element) + (type == GGUF_FP8 ? 64 : 0);
     else bytes = (blocks + chunk - 1) / chunk * (size_t)pack_chunk_bytes(type);
     w->panel_bytes = bytes;
     size_t total = bytes * (size_t)w->panels;

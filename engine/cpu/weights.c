@@ -34,9 +34,8 @@ static int64_t source_row(const struct packing *p, int row)
 static void pack_panel(struct packings *all, const struct packing *p, int panel, int member)
 {
     void *scratch = all->scratch + (size_t)member * all->scratch_size;
-    size_t bytes = pack_row_bytes(p->from->type, p->to->k);
     for (int row = panel * PANEL_ROWS; row < (panel + 1) * PANEL_ROWS && row < p->to->rows; row++)
-        packed_set_row(p->to, row, (const char *)p->from->data + (size_t)source_row(p, row) * bytes, scratch);
+        packed_set_tensor_row(p->to, row, p->from, source_row(p, row), scratch);
 }
 
 static void pack_job(void *ctx, int member)
@@ -81,7 +80,7 @@ static enum err_code vector(float **out, const struct gguf_tensor *t, int64_t fi
 {
     if (!t) return ERR_OK;
     const struct pack_format *f = pack_format(t->type);
-    if (!f->element)
+    if (!pack_plain(t->type))
         return err_set(e, ERR_UNSUPPORTED, "tensor %.*s must be F32, F16 or BF16", (int)t->name.len, t->name.data);
     float *v = calloc((size_t)n + PANEL_ROWS, sizeof *v), *plain = calloc((size_t)n + 1, sizeof *plain);
     if (v && plain) {

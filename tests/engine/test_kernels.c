@@ -8,13 +8,13 @@
 #include "tests/engine/tiny_model.h"
 
 static const enum gguf_type TYPES[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1,
-                                       GGUF_IQ4_NL, GGUF_Q2_K, GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K};
-enum { TYPES_COUNT = sizeof TYPES / sizeof TYPES[0], ROWS = 37, K = 544, COLS = 29, LDY = 48 };
+                                       GGUF_IQ4_NL, GGUF_Q2_K, GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K, GGUF_FP8, GGUF_W4A16};
+enum { TYPES_COUNT = sizeof TYPES / sizeof TYPES[0], ROWS = 37, ROWS_IN_EIGHTS = 40, K = 544, COLS = 29, LDY = 48 };
 
 /* An odd number of blocks, so that the last chunk is not full; k-quants have whole chunks only. */
 static int k_of(enum gguf_type type)
 {
-    return pack_super(type) ? 512 : K;
+    return pack_super(type) || type == GGUF_W4A16 ? 512 : K;
 }
 
 /* A random matrix in all its shapes, and random columns. */
@@ -29,14 +29,17 @@ static void fixture_init(struct fixture *f, enum gguf_type type)
     uint64_t seed = 42 + (uint64_t)type;
     const int k = k_of(type);
     size_t bytes = pack_row_bytes(type, k);
-    unsigned char *raw = malloc(bytes * ROWS);
+    unsigned char *raw = malloc(bytes * ROWS_IN_EIGHTS);
+    float scale[ROWS];
+    const struct gguf_tensor t = {.type = type, .dims = 2, .shape = {k, ROWS_IN_EIGHTS, 1, 1}, .data = raw, .scale = scale};
     void *scratch = malloc(packed_scratch(K));
     f->plain = malloc(sizeof *f->plain * ROWS * K);
-    tiny_fill(type, raw, bytes * ROWS, 1, &seed);
+    tiny_fill(type, raw, bytes * ROWS_IN_EIGHTS, 1, &seed);
+    for (int r = 0; r < ROWS; r++) scale[r] = (1.5f + tiny_uniform(&seed)) / 100;
     assert_int_equal(packed_init(&f->w, type, ROWS, k, NULL), ERR_OK);
     for (int r = 0; r < ROWS; r++) {
-        packed_set_row(&f->w, r, raw + (size_t)r * bytes, scratch);
-        pack_dequantize(type, raw + (size_t)r * bytes, k, f->plain + r * k, scratch);
+        packed_set_tensor_row(&f->w, r, &t, r, scratch);
+        pack_tensor_row(&t, r, f->plain + r * k, scratch);
     }
     for (int c = 0; c < COLS; c++)
         for (int i = 0; i < K; i++) f->x[c][i] = tiny_uniform(&seed) * (c == 3 ? 100.0f : 1.0f) * (c == 5 && i < 64 ? 0.0f : 1.0f);
