@@ -5,6 +5,7 @@
 /* Best first. */
 static const struct kernels *const SETS[] = {
 #if defined(__x86_64__)
+    &KERNELS_AMX,
     &KERNELS_AVX512,
     &KERNELS_AVX2,
 #elif defined(__aarch64__)

@@ -122,19 +122,22 @@ INLINE void multiply_grouped(enum gguf_type type, const int N, const struct pack
 }
 
 /* One function for each type and width, so that all loops over columns unroll. */
-#if VEC_WIDEST == 12
+#if VEC_WIDEST == 16
+#define WIDTHS(X, f, t) X(16, f, t) X(8, f, t) X(4, f, t) X(2, f, t) X(1, f, t)
+#elif VEC_WIDEST == 12
 #define WIDTHS(X, f, t) X(12, f, t) X(8, f, t) X(4, f, t) X(2, f, t) X(1, f, t)
 #elif VEC_WIDEST == 4
 #define WIDTHS(X, f, t) X(4, f, t) X(2, f, t) X(1, f, t)
 #else
 #define WIDTHS(X, f, t) X(1, f, t)
 #endif
-#define TYPES(X)                                                                                                       \
+#define FLOAT_TYPES(X)                                                                                                 \
     X(multiply_plain, GGUF_F32)                                                                                        \
     X(multiply_plain, GGUF_F16)                                                                                        \
     X(multiply_plain, GGUF_FP8)                                                                                        \
     X(multiply_grouped, GGUF_W4A16)                                                                                    \
-    X(multiply_plain, GGUF_BF16)                                                                                       \
+    X(multiply_plain, GGUF_BF16)
+#define WHOLE_TYPES(X)                                                                                                 \
     X(multiply, GGUF_Q8_0)                                                                                             \
     X(multiply, GGUF_Q4_0)                                                                                             \
     X(multiply, GGUF_Q4_1)                                                                                             \
@@ -156,16 +159,23 @@ INLINE void multiply_grouped(enum gguf_type type, const int N, const struct pack
     case n: f##_##t##_##n(w, panel, x, c0, y + (size_t)c0 * ldy, ldy); break;
 #define GROUPS(f, t)                                                                                                   \
     WIDTHS(ONE, f, t)                                                                                                  \
-    static void all_##t(const struct packed *w, const uint8_t *panel, const struct acts *x, float *y, size_t ldy)      \
+    static void all_##t(const struct packed *w, const uint8_t *panel, const struct acts *x, int done, float *y,        \
+                        size_t ldy)                                                                                    \
     {                                                                                                                  \
-        for (int c0 = 0, n; c0 < x->cols; c0 += n) {                                                                   \
+        for (int c0 = done, n; c0 < x->cols; c0 += n) {                                                                \
             n = acts_width(x->cols - c0, VEC_WIDEST);                                                                  \
             switch (n) {                                                                                               \
                 WIDTHS(CASE, f, t)                                                                                     \
             }                                                                                                          \
         }                                                                                                              \
     }
-TYPES(GROUPS)
+FLOAT_TYPES(GROUPS)
+#ifdef VEC_TILES
+#include "engine/cpu/kernels_tiles.inc.h"
+#undef WIDTHS /* the full groups are the tiles' */
+#define WIDTHS(X, f, t) X(8, f, t) X(4, f, t) X(2, f, t) X(1, f, t)
+#endif
+WHOLE_TYPES(GROUPS)
 
 static void matmul(const struct packed *w, int panel, const struct acts *x, float *y, size_t ldy)
 {
@@ -173,8 +183,15 @@ static void matmul(const struct packed *w, int panel, const struct acts *x, floa
     y += (size_t)panel * PANEL_ROWS;
     switch (w->type) {
 #define DISPATCH(f, t)                                                                                                 \
-    case t: all_##t(w, p, x, y, ldy); break;
-        TYPES(DISPATCH)
+    case t: all_##t(w, p, x, 0, y, ldy); break;
+#ifdef VEC_TILES
+#define DISPATCH_WHOLE(f, t)                                                                                           \
+    case t: all_##t(w, p, x, tiles_##t(w, p, x, y, ldy), y, ldy); break;
+#else
+#define DISPATCH_WHOLE DISPATCH
+#endif
+        FLOAT_TYPES(DISPATCH)
+        WHOLE_TYPES(DISPATCH_WHOLE)
     default: break;
     }
 }
@@ -218,6 +235,12 @@ static void put_q8(struct acts *a, int col, const float *x)
             a->n16[first * 2 + (size_t)((b * 2 + s) * n + at)] = -sum[s];
             a->ds16[first * 2 + (size_t)((b * 2 + s) * n + at)] = d * (float)sum[s];
         }
+#ifdef VEC_TILES
+        if (n == VEC_WIDEST) {
+            memcpy(a->q + first * 32 + (size_t)(b * n + at) * 32, q, 32);
+            continue;
+        }
+#endif
         for (int g = 0; g < 8; g++) memcpy(a->q + first * 32 + (size_t)((b * 8 + g) * n + at) * 4, q + g * 4, 4);
     }
 }
