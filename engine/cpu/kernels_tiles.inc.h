@@ -1,83 +1,73 @@
 /* Part of kernels.inc.h for sets with matrix tiles: one panel × full groups of 16 columns.
  *
- * A panel is worked on in spans of 8 blocks: quants are brought to bytes and scales to floats once, in the first-level
- * cache, for all columns. A unit is what shares a scale (32 or 16 columns of the matrix); four units' sums are in flight. */
+ * A panel is worked on in spans of 8 blocks: quants are brought to signed bytes (their zero taken off) and scales to
+ * floats once, in the first-level cache, for all columns. A unit is what shares a scale (32 or 16 columns of the matrix);
+ * while two units' sums are scaled and added up, the next two are on their way. */
 
 enum { SPAN_BLOCKS = 8, SPAN_UNITS = 2 * SPAN_BLOCKS, TILE = 16 };
 
 struct span {
     int first, blocks;                             /* of the panel */
-    const uint8_t *q[SPAN_UNITS];                  /* (columns / 4, 16 rows, 4) */
     float scale[SPAN_UNITS][16], offset[SPAN_UNITS][16];
-    _Alignas(64) uint8_t bytes[SPAN_BLOCKS * 512]; /* quants of types that are not bytes in the panel */
+    _Alignas(64) uint8_t q[SPAN_BLOCKS * 512];     /* (unit, columns / 4, 16 rows, 4) */
 };
 
 INLINE void span_fill(enum gguf_type type, const uint8_t *panel, int blocks, int first, struct span *s)
 {
-    const int each = pack_chunk_blocks(type), subs = 32 / pack_sub(type), unit = 512 / subs;
+    const int each = pack_chunk_blocks(type), subs = 32 / pack_sub(type), zero = pack_zero(type) < 0 ? 0 : 1 << pack_zero(type);
     s->first = first;
     s->blocks = blocks - first < SPAN_BLOCKS ? blocks - first : SPAN_BLOCKS;
     for (int i = 0; i < s->blocks; i++) {
         const uint8_t *chunk = panel + (size_t)((first + i) / each) * (size_t)pack_chunk_bytes(type);
         const int in = (first + i) % each;
-        const uint8_t *high = chunk + pack_at_block(type, in), *low = high + pack_high(type), *at = low;
-        if (pack_bits(type) != 8) {
-            at = s->bytes + i * 512;
+        const uint8_t *high = chunk + pack_at_block(type, in), *low = high + pack_high(type);
 #pragma GCC unroll 8
-            for (int j = 0; j < 8; j++) vb_store(s->bytes + i * 512 + j * 64, quants(type, low, high, j));
-        }
+        for (int j = 0; j < 8; j++) vb_store(s->q + i * 512 + j * 64, vb_sub(quants(type, low, high, j), vb_set1(zero)));
         for (int sub = 0; sub < subs; sub++) {
-            const int u = i * subs + sub;
-            s->q[u] = at + sub * unit;
-            vf_store(s->scale[u], scales(type, chunk, in * subs + sub));
-            if (pack_has_min(type)) vf_store(s->offset[u], offsets(type, chunk, in * subs + sub));
+            vf_store(s->scale[i * subs + sub], scales(type, chunk, in * subs + sub));
+            if (pack_has_min(type)) vf_store(s->offset[i * subs + sub], offsets(type, chunk, in * subs + sub));
         }
     }
 }
 
-/* Sums of up to four units from unit u on, for 16 columns; x: the group's activations, (block, 16 columns, 32). */
-INLINE void tile_sums(const int subs, const struct span *s, const int8_t *x, int u, int count, int32_t (*sums)[TILE * TILE])
+/* Begin the sums of units u and u + 1 for 16 columns; x: the group's activations, (block, 16 columns, 32). */
+INLINE void tiles_begin(const int subs, const struct span *s, const int8_t *x, int u, int units)
 {
-    const int unit = 32 / subs;
-#define TILE_AT(n) x + ((size_t)(s->first + (u + (n)) / subs) * TILE * 32 + (size_t)((u + (n)) % subs * unit))
-#define TILE_UNIT(n, a, b)                                                                                             \
-    if (count > (n)) {                                                                                                 \
-        tile_zero(n);                                                                                                  \
-        tile_load(a, TILE_AT(n), 32);                                                                                  \
-        tile_load(b, s->q[u + (n)], 64);                                                                               \
-        tile_dot(n, a, b);                                                                                             \
-    }
-    TILE_UNIT(0, 4, 5)
-    TILE_UNIT(1, 6, 7)
-    TILE_UNIT(2, 4, 5)
-    TILE_UNIT(3, 6, 7)
-    tile_store(0, sums[0], 64);
-    if (count > 1) tile_store(1, sums[1], 64);
-    if (count > 2) tile_store(2, sums[2], 64);
-    if (count > 3) tile_store(3, sums[3], 64);
+    const int unit = 512 / subs;
+#define TILE_AT(n) x + ((size_t)(s->first + (n) / subs) * TILE * 32 + (size_t)((n) % subs * (32 / subs)))
+    tile_zero(0);
+    tile_load(4, TILE_AT(u), 32);
+    tile_load(5, s->q + u * unit, 64);
+    tile_dot(0, 4, 5);
+    if (u + 1 == units) return;
+    tile_zero(1);
+    tile_load(6, TILE_AT(u + 1), 32);
+    tile_load(7, s->q + (u + 1) * unit, 64);
+    tile_dot(1, 6, 7);
 }
 
 /* A span × the 16 columns from c0 on, added to what the spans before gave. */
 INLINE void span_multiply(enum gguf_type type, const struct span *s, const struct acts *x, int c0, float *y, size_t ldy)
 {
-    const int zero = pack_zero(type), subs = 32 / pack_sub(type), units = s->blocks * subs, first = s->first * subs;
+    const int subs = 32 / pack_sub(type), units = s->blocks * subs, first = s->first * subs;
     const size_t base = (size_t)c0 * (size_t)(x->k / 32);
     const float *d = x->d + base, *ds = subs == 1 ? x->ds32 + base : x->ds16 + base * 2;
-    const int32_t *minus = subs == 1 ? x->n32 + base : x->n16 + base * 2;
-    _Alignas(64) int32_t sums[4][TILE * TILE];
+    const int8_t *q = x->q + base * 32;
+    _Alignas(64) int32_t sums[2][TILE * TILE];
     vf acc[TILE];
     for (int c = 0; c < TILE; c++) acc[c] = s->first ? vf_load(y + (size_t)c * ldy) : vf_set1(0);
-    for (int u = 0; u < units; u += 4) {
-        const int count = units - u < 4 ? units - u : 4;
-        tile_sums(subs, s, x->q + base * 32, u, count, sums);
-        for (int n = 0; n < count; n++) {
-            const size_t at = (size_t)(first + u + n) * TILE;
-            vf scale = vf_load(s->scale[u + n]), offset = vf_load(s->offset[u + n]);
+    tiles_begin(subs, s, q, 0, units);
+    for (int u = 0; u < units; u += 2) {
+        tile_store(0, sums[0], 64);
+        if (u + 1 < units) tile_store(1, sums[1], 64);
+        if (u + 2 < units) tiles_begin(subs, s, q, u + 2, units);
+        for (int n = u; n < u + 2 && n < units; n++) {
+            const float *dn = d + (size_t)(s->first + n / subs) * TILE, *dsn = ds + (size_t)(first + n) * TILE;
+            vf scale = vf_load(s->scale[n]), offset = vf_load(s->offset[n]);
 #pragma GCC unroll 16
             for (int c = 0; c < TILE; c++) {
-                vi dots = vi_add(vi_load(sums[n] + c * TILE), vi_start(minus + at + c, zero));
-                acc[c] = vf_fma(vf_from_vi(dots), vf_mul(scale, vf_set1(d[(s->first + (u + n) / subs) * TILE + c])), acc[c]);
-                if (pack_has_min(type)) acc[c] = vf_fma(offset, vf_set1(ds[at + (size_t)c]), acc[c]);
+                acc[c] = vf_fma(vf_from_vi(vi_load(sums[n - u] + c * TILE)), vf_mul(scale, vf_set1(dn[c])), acc[c]);
+                if (pack_has_min(type)) acc[c] = vf_fma(offset, vf_set1(dsn[c]), acc[c]);
             }
         }
     }

@@ -1,4 +1,4 @@
-/* AMX's tiles, as kernels_tiles.inc.h uses them: 0–3 sums (16 columns × 16 rows), 4 and 6 activations, 5 and 7 weights. */
+/* AMX's tiles, as kernels_tiles.inc.h uses them: 0 and 1 sums (16 columns × 16 rows), 4 and 6 activations, 5 and 7 weights. */
 #ifndef RUNG_ENGINE_CPU_TILES_AMX_H
 #define RUNG_ENGINE_CPU_TILES_AMX_H
 
@@ -11,7 +11,7 @@
 #define tile_zero _tile_zero
 #define tile_load _tile_loadd     /* tile, address, bytes between its rows */
 #define tile_store _tile_stored
-#define tile_dot _tile_dpbsud     /* sums += signed activations × unsigned weights */
+#define tile_dot _tile_dpbssd     /* sums += activations × weights, both signed bytes */
 #define tiles_release _tile_release
 
 /* Shape the tiles for products over `depth` columns of a matrix (16 or 32). */

@@ -94,7 +94,8 @@ static inline vi vi_load(const int32_t *p)
 {
     return _mm512_loadu_si512((const void *)p);
 }
-#define vi_add _mm512_add_epi32
+#define vb_sub _mm512_sub_epi8
+#define vb_set1(x) _mm512_set1_epi8((char)(x))
 /* Bits of neighbouring bytes that a 16-bit shift brings in fall to the mask. */
 static inline __attribute__((always_inline)) vb vb_bits(vb a, int shift, unsigned mask)
 {

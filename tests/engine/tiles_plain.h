@@ -32,7 +32,7 @@ static inline void tile_store(int t, void *to, size_t stride)
         memcpy((uint8_t *)to + (size_t)r * stride, plain_tile[t].data[r], (size_t)plain_tile[t].row_bytes);
 }
 
-/* Σ over fours of bytes: sums[m][n] += a[m][4 i + j] (signed) × b[i][4 n + j] (unsigned). */
+/* Σ over fours of bytes: sums[m][n] += a[m][4 i + j] × b[i][4 n + j], both signed. */
 static inline void tile_dot(int sums, int a, int b)
 {
     assert(plain_tile[a].rows == plain_tile[sums].rows && plain_tile[a].row_bytes == 4 * plain_tile[b].rows);
@@ -41,7 +41,7 @@ static inline void tile_dot(int sums, int a, int b)
             int32_t sum;
             memcpy(&sum, plain_tile[sums].data[m] + n * 4, 4);
             for (int i = 0; i < plain_tile[a].row_bytes; i++)
-                sum += (int8_t)plain_tile[a].data[m][i] * plain_tile[b].data[i / 4][n * 4 + i % 4];
+                sum += (int8_t)plain_tile[a].data[m][i] * (int8_t)plain_tile[b].data[i / 4][n * 4 + i % 4];
             memcpy(plain_tile[sums].data[m] + n * 4, &sum, 4);
         }
 }
