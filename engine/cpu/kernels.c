@@ -9,6 +9,7 @@ static const struct kernels *const SETS[] = {
     &KERNELS_AVX512,
     &KERNELS_AVX2,
 #elif defined(__aarch64__)
+    &KERNELS_NEON_I8MM,
     &KERNELS_NEON,
 #endif
     &KERNELS_SCALAR,

@@ -72,7 +72,7 @@ extern const struct kernels KERNELS_SCALAR;
 #if defined(__x86_64__)
 extern const struct kernels KERNELS_AVX2, KERNELS_AVX512, KERNELS_AMX;
 #elif defined(__aarch64__)
-extern const struct kernels KERNELS_NEON;
+extern const struct kernels KERNELS_NEON, KERNELS_NEON_I8MM;
 #endif
 
 /* By name, or the best of this machine for NULL; NULL where it is unknown or cannot run here. */

@@ -41,6 +41,33 @@ INLINE vf offsets(enum gguf_type type, const uint8_t *chunk, int s)
     return vf_sub(vf_set1(0), m);
 }
 
+/* Dots of groups [first, first + groups) of a block × N columns, added to `dots`; a: the block's activations. */
+INLINE void add_dots(enum gguf_type type, const int N, const uint8_t *low, const uint8_t *high, const int8_t *a, int first, int groups,
+                     vi *dots)
+{
+    const int zero = pack_zero(type);
+#ifdef VEC_PAIRS
+    if (N % 2 == 0) {
+        vp pairs[VEC_WIDEST / 2];
+        for (int c = 0; c < N / 2; c++) pairs[c] = vp_zero();
+#pragma GCC unroll 4
+        for (int j = first; j < first + groups; j += 2) {
+            vb l = quants(type, low, high, j), h = quants(type, low, high, j + 1);
+            const int8_t *at = a + j * N * 4;
+            for (int c = 0; c < N / 2; c++) pairs[c] = vp_dot(pairs[c], l, h, at + c * 8, at + N * 4 + c * 8, zero);
+        }
+        for (int c = 0; c < N; c++) dots[c] = vp_column(pairs[c / 2], c % 2, dots[c]);
+        return;
+    }
+#endif
+#pragma GCC unroll 8
+    for (int j = first; j < first + groups; j++) {
+        vb q = quants(type, low, high, j);
+        const int8_t *at = a + j * N * 4;
+        for (int c = 0; c < N; c++) dots[c] = vi_dot(dots[c], q, at + c * 4, zero);
+    }
+}
+
 /* Block i of a chunk × N columns; b: of the panel. */
 INLINE void multiply_block(enum gguf_type type, const int N, const uint8_t *chunk, const int i, int b, const struct acts *x, int c0,
                            vf *acc)
@@ -54,12 +81,7 @@ INLINE void multiply_block(enum gguf_type type, const int N, const uint8_t *chun
     for (int s = 0; s < subs; s++) {
         vi dots[VEC_WIDEST];
         for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + s) * N + c, zero);
-#pragma GCC unroll 8
-        for (int j = 0; j < groups; j++) {
-            vb q = quants(type, low, high, s * groups + j);
-            const int8_t *at = a + (b * 8 + s * groups + j) * N * 4;
-            for (int c = 0; c < N; c++) dots[c] = vi_dot(dots[c], q, at + c * 4, zero);
-        }
+        add_dots(type, N, low, high, a + b * 32 * N, s * groups, groups, dots);
         vf scale = scales(type, chunk, i * subs + s);
         for (int c = 0; c < N; c++)
             acc[c] = vf_fma(vf_from_vi(dots[c]), vf_mul(scale, vf_set1(d[b * N + c])), acc[c]);
