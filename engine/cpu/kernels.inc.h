@@ -60,6 +60,24 @@ INLINE void add_dots(enum gguf_type type, const int N, const uint8_t *low, const
         return;
     }
 #endif
+#ifdef VEC_SHORTS
+    if (zero != 7) {
+        const int run = shorts_hold(pack_bits(type)) < groups ? shorts_hold(pack_bits(type)) : groups;
+#pragma GCC unroll 4
+        for (int j0 = first; j0 < first + groups; j0 += run) {
+            vi part[VEC_WIDEST];
+            for (int c = 0; c < N; c++) part[c] = shorts_zero();
+#pragma GCC unroll 8
+            for (int j = j0; j < j0 + run; j++) {
+                vb q = quants(type, low, high, j);
+                const int8_t *at = a + j * N * 4;
+                for (int c = 0; c < N; c++) part[c] = shorts_dot(part[c], q, at + c * 4);
+            }
+            for (int c = 0; c < N; c++) dots[c] = shorts_add(dots[c], part[c]);
+        }
+        return;
+    }
+#endif
 #pragma GCC unroll 8
     for (int j = first; j < first + groups; j++) {
         vb q = quants(type, low, high, j);
