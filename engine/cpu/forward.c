@@ -42,29 +42,15 @@ static void multiply_panels(const struct cpu *c, const struct acts *x, const str
     }
 }
 
-/* The index-th piece of `total` panels: `most` of them, towards the end ever fewer, so that all members finish together. */
-static int piece(int index, int total, int most, int members, int *end)
-{
-    enum { SHARES = 3 };
-    const int tail = most * members * SHARES, full = total > tail ? (total - tail) / most : 0;
-    int at = (index < full ? index : full) * most;
-    *end = at + most;
-    for (int i = full; i <= index && at < total; i++) {
-        if (i > full) at = *end;
-        int size = (total - at) / (members * SHARES);
-        *end = at + (size < 1 ? 1 : size > most ? most : size);
-    }
-    if (*end > total) *end = total;
-    return at;
-}
-
 /* y = W x for each product, shared out by panels. */
 static void multiply_all(struct cpu *c, const struct acts *x, const struct product *list, int count)
 {
-    int total = 0, most = x->cols > 1 ? 4 : 16;
+    int total = 0;
     for (int i = 0; i < count; i++) total += list[i].w->panels;
-    for (int at, end; (at = piece(pool_take(c->pool, 1), total, most, pool_threads(c->pool), &end)) < total;) {
-        int before = 0;
+    int step = total / (pool_threads(c->pool) * 8), most = x->cols > 1 ? 4 : 16;
+    step = step < 1 ? 1 : step > most ? most : step;
+    for (int at; (at = pool_take(c->pool, step)) < total;) {
+        int end = at + step < total ? at + step : total, before = 0;
         for (int i = 0; i < count && at < end; before += list[i++].w->panels) {
             int here = before + list[i].w->panels;
             if (at >= here) continue;

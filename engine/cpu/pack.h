@@ -129,6 +129,9 @@ void packed_release(struct packed *w);
 void packed_set_row(struct packed *w, int row, const void *raw, void *scratch);
 /* The same for row `from` of a tensor of any type, FP8 and W4A16 too. */
 void packed_set_tensor_row(struct packed *w, int row, const struct gguf_tensor *t, int64_t from, void *scratch);
+/* All of a panel's rows at once, row i of it from `rows[i]`: the same bytes, several times faster for types whose blocks
+ * need no taking apart. */
+void packed_set_panel(struct packed *w, int panel, const void *const rows[PANEL_ROWS], void *scratch);
 size_t packed_scratch(int k);
 /* Bytes of one raw row. */
 size_t pack_row_bytes(enum gguf_type type, int k);

@@ -34,8 +34,15 @@ static int64_t source_row(const struct packing *p, int row)
 static void pack_panel(struct packings *all, const struct packing *p, int panel, int member)
 {
     void *scratch = all->scratch + (size_t)member * all->scratch_size;
-    for (int row = panel * PANEL_ROWS; row < (panel + 1) * PANEL_ROWS && row < p->to->rows; row++)
-        packed_set_tensor_row(p->to, row, p->from, source_row(p, row), scratch);
+    const void *rows[PANEL_ROWS] = {0};
+    int first = panel * PANEL_ROWS, count = p->to->rows - first < PANEL_ROWS ? p->to->rows - first : PANEL_ROWS;
+    if (p->from->type >= GGUF_FP8) { /* rows that are no bytes of their own */
+        for (int i = 0; i < count; i++) packed_set_tensor_row(p->to, first + i, p->from, source_row(p, first + i), scratch);
+        return;
+    }
+    size_t bytes = pack_row_bytes(p->from->type, p->to->k);
+    for (int i = 0; i < count; i++) rows[i] = (const char *)p->from->data + (size_t)source_row(p, first + i) * bytes;
+    packed_set_panel(p->to, panel, rows, scratch);
 }
 
 static void pack_job(void *ctx, int member)

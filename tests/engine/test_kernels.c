@@ -144,6 +144,34 @@ static void every_set_and_every_batch_gives_the_same_bits(void **state)
     }
 }
 
+static void a_panel_at_once_is_its_rows_one_by_one(void **state)
+{
+    (void)state;
+    void *scratch = malloc(packed_scratch(K));
+    for (int t = 0; t < TYPES_COUNT; t++) {
+        struct packed one, all;
+        uint64_t seed = 3;
+        const int k = k_of(TYPES[t]);
+        size_t bytes = pack_row_bytes(TYPES[t], k);
+        if (TYPES[t] >= GGUF_FP8) continue; /* no rows of their own */
+        unsigned char *raw = malloc(bytes * ROWS);
+        tiny_fill(TYPES[t], raw, bytes * ROWS, 1, &seed);
+        assert_int_equal(packed_init(&one, TYPES[t], ROWS, k, NULL), ERR_OK);
+        assert_int_equal(packed_init(&all, TYPES[t], ROWS, k, NULL), ERR_OK);
+        for (int r = 0; r < ROWS; r++) packed_set_row(&one, r, raw + (size_t)r * bytes, scratch);
+        for (int p = 0; p < all.panels; p++) {
+            const void *rows[PANEL_ROWS] = {0};
+            for (int i = 0; i < PANEL_ROWS && p * PANEL_ROWS + i < ROWS; i++) rows[i] = raw + (size_t)(p * PANEL_ROWS + i) * bytes;
+            packed_set_panel(&all, p, rows, scratch);
+        }
+        if (memcmp(one.data, all.data, one.panel_bytes * (size_t)one.panels) != 0) fail_msg("type %d differs", (int)TYPES[t]);
+        packed_release(&one);
+        packed_release(&all);
+        free(raw);
+    }
+    free(scratch);
+}
+
 /* ---- attention ---- */
 
 enum { HEAD = 48, TOKENS = 101, PAGES = 4 };
@@ -341,6 +369,7 @@ int main(void)
 #endif
         cmocka_unit_test(products_equal_a_double_precision_reference),
         cmocka_unit_test(every_set_and_every_batch_gives_the_same_bits),
+        cmocka_unit_test(a_panel_at_once_is_its_rows_one_by_one),
         cmocka_unit_test(attention_equals_a_double_precision_reference),
         cmocka_unit_test(elementwise_kernels_equal_libm),
         cmocka_unit_test(the_distribution_is_measured),
