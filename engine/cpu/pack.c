@@ -85,7 +85,7 @@ static size_t align64(size_t n)
     return (n + 63) & ~(size_t)63;
 }
 
-enum err_code packed_init(struct packed *w, enum gguf_type type, int rows, int k, struct err *e)
+enum err_code packed_shape(struct packed *w, enum gguf_type type, int rows, int k, struct err *e)
 {
     const struct pack_format *f = pack_format(type);
     if (!f) return err_set(e, ERR_UNSUPPORTED, "no kernel for tensors of type %d", (int)type);
@@ -95,18 +95,25 @@ enum err_code packed_init(struct packed *w, enum gguf_type type, int rows, int k
     else if (f->element) bytes = align64((size_t)k * PANEL_ROWS * (size_t)f->element) + (type == GGUF_FP8 ? 64 : 0);
     else bytes = (blocks + chunk - 1) / chunk * (size_t)pack_chunk_bytes(type);
     w->panel_bytes = bytes;
-    size_t total = bytes * (size_t)w->panels;
+    return ERR_OK;
+}
+
+enum err_code packed_init(struct packed *w, enum gguf_type type, int rows, int k, struct err *e)
+{
+    enum err_code code = packed_shape(w, type, rows, k, e);
+    if (code) return code;
+    size_t total = packed_bytes(w);
     void *memory = mmap(NULL, total ? total : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return err_set(e, ERR_MEMORY, "no memory for %zu bytes of weights", total);
-    if (total >= (size_t)4 << 20) (void)madvise(memory, total, MADV_HUGEPAGE);
     w->data = memory;
+    w->owned = true;
     return ERR_OK;
 }
 
 void packed_release(struct packed *w)
 {
-    size_t total = w->panel_bytes * (size_t)w->panels;
-    if (w->data) (void)munmap(w->data, total ? total : 1);
+    size_t total = packed_bytes(w);
+    if (w->owned) (void)munmap(w->data, total ? total : 1);
     *w = (struct packed){0};
 }
 

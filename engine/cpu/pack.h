@@ -107,8 +107,13 @@ struct packed {
     enum gguf_type type;
     int rows, k, panels;
     size_t panel_bytes;
-    uint8_t *data; /* (panels, panel_bytes), 64-byte aligned; owned */
+    uint8_t *data; /* (panels, panel_bytes), 64-byte aligned, zeroed before the first row is set */
+    bool owned;    /* data is this matrix's own mapping */
 };
+static inline size_t packed_bytes(const struct packed *w)
+{
+    return w->panel_bytes * (size_t)w->panels;
+}
 static inline const uint8_t *packed_panel(const struct packed *w, int panel)
 {
     return w->data + (size_t)panel * w->panel_bytes;
@@ -121,6 +126,8 @@ static inline bool pack_plain(enum gguf_type t)
     return t == GGUF_F32 || t == GGUF_F16 || t == GGUF_BF16;
 }
 
+/* Fill the shape, `data` is to follow. Errors: ERR_UNSUPPORTED. */
+ERR_CHECKED enum err_code packed_shape(struct packed *w, enum gguf_type type, int rows, int k, struct err *e);
 /* Fill the shape and take the memory (zeroed). Errors: ERR_UNSUPPORTED, ERR_MEMORY. */
 ERR_CHECKED enum err_code packed_init(struct packed *w, enum gguf_type type, int rows, int k, struct err *e);
 void packed_release(struct packed *w);
