@@ -197,7 +197,7 @@ static enum err_code render_plain(const struct engine *g, const struct engine_me
 }
 
 enum err_code engine_render_chat(const struct engine *g, const struct engine_message *messages, int count, const char *tools_json,
-                                 bool add_generation_prompt, struct buf *out, struct err *e)
+                                 const char *variables_json, bool add_generation_prompt, struct buf *out, struct err *e)
 {
     if (!g->chat && g->chat_error.code) {
         if (e) *e = g->chat_error;
@@ -211,7 +211,7 @@ enum err_code engine_render_chat(const struct engine *g, const struct engine_mes
         size_t n = ids[i] >= 0 ? tokenizer_bytes(g->tokenizer, ids[i], true, text, 255) : 0;
         text[n < 255 ? n : 255] = 0;
     }
-    return template_render(g->chat, messages, count, tools_json, add_generation_prompt, bos, eos, out, e);
+    return template_render(g->chat, messages, count, tools_json, variables_json, add_generation_prompt, bos, eos, out, e);
 }
 
 /* ---- tokens ---- */
