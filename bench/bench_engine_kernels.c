@@ -73,7 +73,7 @@ static double measure_memory(const struct kernels *k, enum gguf_type type)
 int main(int argc, char **argv)
 {
     static const enum gguf_type TYPES[] = {GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K, GGUF_Q5_0, GGUF_Q5_K, GGUF_Q4_1, GGUF_Q5_1,
-                                           GGUF_IQ4_NL, GGUF_Q2_K, GGUF_Q3_K, GGUF_F32, GGUF_F16, GGUF_BF16};
+                                           GGUF_IQ4_NL, GGUF_Q2_K, GGUF_Q3_K, GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_FP8, GGUF_W4A16};
     static const int COLS[] = {1, 4, 8, 12, 256};
     (void)printf("%-8s %-7s", "kernels", "type");
     for (size_t c = 0; c < sizeof COLS / sizeof COLS[0]; c++) (void)printf(" %6d col", COLS[c]);

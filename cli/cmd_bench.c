@@ -19,7 +19,7 @@ static const char HELP[] =
     "\n"
     "  -m FILE          a model\n"
     "  --shape NAME     random weights of a known shape: qwen2.5-0.5b, llama3.2-1b, deepseek-7b …\n"
-    "  --type TYPE      of a shape's weights: Q8_0 (default), Q4_0, Q4_K_M, F16 …\n"
+    "  --type TYPE      of a shape's weights: Q8_0 (default), Q4_0, Q4_K_M, F16, FP8, W4A16 …\n"
     "  -p N             tokens of the prompt; default 512\n"
     "  -n N             tokens to decode; default 128\n"
     "  -b N,N           streams decoded together; default 1\n"

@@ -102,7 +102,7 @@ static enum err_code answer(struct engine *engine, uint64_t id, const json_t *ro
     int32_t *tokens = NULL;
     int count = 0, n = messages_of(row, messages);
     if (n == 0) return err_set(e, ERR_INVALID, "a row has neither prompt nor messages");
-    enum err_code code = engine_render_chat(engine, messages, n, NULL, true, &text, e);
+    enum err_code code = engine_render_chat(engine, messages, n, NULL, NULL, true, &text, e);
     if (code == ERR_OK) code = engine_tokenize(engine, text.data, text.len, ENGINE_TOKENIZE_SPECIAL, &tokens, &count, e);
     buf_release(&text);
     if (code != ERR_OK) return code;

@@ -139,7 +139,7 @@ static enum err_code prompt_text(const struct engine *engine, const struct optio
                                          {.role = "user", .content = given.data}};
     if (!code && o->raw) code = buf_add(out, given.data, given.len);
     else if (!code)
-        code = engine_render_chat(engine, messages + (o->system ? 0 : 1), o->system ? 2 : 1, NULL, true, out, e);
+        code = engine_render_chat(engine, messages + (o->system ? 0 : 1), o->system ? 2 : 1, NULL, NULL, true, out, e);
     buf_release(&given);
     return code;
 }

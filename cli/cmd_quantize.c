@@ -13,6 +13,7 @@ static void help(void)
                 "\n"
                 "Writes the model IN (best F32, F16 or BF16) as OUT with its matrices in TYPE; norms and biases stay as they are.\n"
                 "Types ending in _M give some layers a finer type. Smaller files decode faster and answer a little worse.\n"
+                "FP8 and W4A16 are meant for GPUs; other programs do not read them. Large or small letters are the same.\n"
                 "\n"
                 "  TYPE  one of",
                 stdout);

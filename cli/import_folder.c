@@ -106,7 +106,7 @@ static enum err_code read_config(struct import *im, struct err *e)
         (code = whole(im, "num_key_value_heads", im->heads, &im->kv_heads, e)) ||
         (code = whole(im, "head_dim", im->embedding / im->heads, &im->head_dim, e)))
         return code;
-    im->experts = (int)number(im, "num_experts", 0);
+    im->experts = (int)number(im, "num_experts", number(im, "num_local_experts", 0)); /* transformers 5 writes the second */
     im->tied = json_is_true(member(im, "tie_word_embeddings")) || (!member(im, "tie_word_embeddings") && im->arch->norm_plus_one);
     return ERR_OK;
 }

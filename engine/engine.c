@@ -43,15 +43,17 @@ static void quantization_of(const struct gguf *gguf, char *out, size_t size)
         int file_type;
         const char *name;
     } MIXES[] = {{10, "Q2_K"}, {11, "Q3_K_S"}, {12, "Q3_K_M"}, {13, "Q3_K_L"}, {14, "Q4_K_S"}, {15, "Q4_K_M"}, {16, "Q5_K_S"}, {17, "Q5_K_M"}};
-    int64_t bytes[64] = {0}, file_type = gguf_int(gguf, "general.file_type", -1);
+    enum { OURS = 62, TYPES = 64 };
+    int64_t elements[TYPES] = {0}, file_type = gguf_int(gguf, "general.file_type", -1);
     int best = 0;
     for (int i = 0; i < gguf_tensor_count(gguf); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(gguf, i);
-        if ((unsigned)t->type < 64) bytes[t->type] += t->bytes;
+        int at = t->type < GGUF_FP8 ? (int)t->type : (int)t->type - GGUF_FP8 + OURS;
+        if (at < TYPES) elements[at] += t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
     }
-    for (int i = 1; i < 64; i++)
-        if (bytes[i] > bytes[best]) best = i;
-    const struct gguf_type_info *info = gguf_type_info((uint32_t)best);
+    for (int i = 1; i < TYPES; i++)
+        if (elements[i] > elements[best]) best = i;
+    const struct gguf_type_info *info = gguf_type_info((uint32_t)(best < OURS ? best : best - OURS + GGUF_FP8));
     (void)snprintf(out, size, "%s", info ? info->name : "?");
     for (size_t i = 0; i < sizeof MIXES / sizeof MIXES[0]; i++)
         if (MIXES[i].file_type == file_type) (void)snprintf(out, size, "%s", MIXES[i].name);
@@ -195,7 +197,7 @@ static enum err_code render_plain(const struct engine *g, const struct engine_me
 }
 
 enum err_code engine_render_chat(const struct engine *g, const struct engine_message *messages, int count, const char *tools_json,
-                                 bool add_generation_prompt, struct buf *out, struct err *e)
+                                 const char *variables_json, bool add_generation_prompt, struct buf *out, struct err *e)
 {
     if (!g->chat && g->chat_error.code) {
         if (e) *e = g->chat_error;
@@ -209,7 +211,7 @@ enum err_code engine_render_chat(const struct engine *g, const struct engine_mes
         size_t n = ids[i] >= 0 ? tokenizer_bytes(g->tokenizer, ids[i], true, text, 255) : 0;
         text[n < 255 ? n : 255] = 0;
     }
-    return template_render(g->chat, messages, count, tools_json, add_generation_prompt, bos, eos, out, e);
+    return template_render(g->chat, messages, count, tools_json, variables_json, add_generation_prompt, bos, eos, out, e);
 }
 
 /* ---- tokens ---- */

@@ -77,11 +77,12 @@ struct engine_message {
     const char *tool_calls_json; /* NULL or a JSON array */
 };
 /* The prompt text of a chat by the file's own template (or a plain one where it has none), appended to `out`.
- * `tools_json` may be NULL. `add_generation_prompt` false continues a last assistant turn.
+ * `tools_json` may be NULL, and so may `variables_json`: an object of further template variables (enable_thinking …).
+ * `add_generation_prompt` false continues a last assistant turn.
  * Errors: ERR_INVALID (the template refused: its own words), ERR_UNSUPPORTED, ERR_TOO_LARGE. */
 ERR_CHECKED enum err_code engine_render_chat(const struct engine *engine, const struct engine_message *messages,
-                                             int count, const char *tools_json, bool add_generation_prompt,
-                                             struct buf *out, struct err *e);
+                                             int count, const char *tools_json, const char *variables_json,
+                                             bool add_generation_prompt, struct buf *out, struct err *e);
 
 /* ---- asking for tokens ---- */
 

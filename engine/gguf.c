@@ -1,5 +1,7 @@
 #include "engine/gguf.h"
 
+#include "engine/gguf_own.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -47,24 +49,6 @@ struct gguf {
     int *by_name; /* (tensor_count) indexes into tensors, sorted by name */
     size_t header_bytes;
 };
-
-static const struct {
-    uint32_t type;
-    struct gguf_type_info info;
-} TYPES[] = {
-    {GGUF_F32, {"F32", 1, 4}},        {GGUF_F16, {"F16", 1, 2}},        {GGUF_Q4_0, {"Q4_0", 32, 18}},
-    {GGUF_Q4_1, {"Q4_1", 32, 20}},    {GGUF_Q5_0, {"Q5_0", 32, 22}},    {GGUF_Q5_1, {"Q5_1", 32, 24}},
-    {GGUF_Q8_0, {"Q8_0", 32, 34}},    {GGUF_Q2_K, {"Q2_K", 256, 84}},   {GGUF_Q3_K, {"Q3_K", 256, 110}},
-    {GGUF_Q4_K, {"Q4_K", 256, 144}},  {GGUF_Q5_K, {"Q5_K", 256, 176}},  {GGUF_Q6_K, {"Q6_K", 256, 210}},
-    {GGUF_IQ4_NL, {"IQ4_NL", 32, 18}}, {GGUF_I8, {"I8", 1, 1}},         {GGUF_BF16, {"BF16", 1, 2}},
-};
-
-const struct gguf_type_info *gguf_type_info(uint32_t type)
-{
-    for (size_t i = 0; i < sizeof TYPES / sizeof TYPES[0]; i++)
-        if (TYPES[i].type == type) return &TYPES[i].info;
-    return NULL;
-}
 
 /* ---- the cursor ---- */
 
@@ -253,7 +237,7 @@ static int64_t key_int(const struct key *key, int64_t otherwise)
 
 static enum err_code tensor_size(const struct cursor *c, struct gguf_tensor *t, uint32_t type, struct err *e)
 {
-    const struct gguf_type_info *info = gguf_type_info(type);
+    const struct gguf_type_info *info = type < GGUF_FP8 ? gguf_type_info(type) : NULL; /* no file has the numbers of ours */
     if (!info)
         return err_set(e, ERR_UNSUPPORTED, "%s: tensor '%s' has element type %u, which this program does not know",
                        c->path, LABEL(t->name), type);
@@ -518,7 +502,8 @@ static enum err_code read_all(struct gguf *g, const char *path, bool files, stru
     if (!code && split.count > 1 && split.tensors >= 0 && split.tensors != g->tensor_count)
         code = err_set(e, ERR_CORRUPT, "%s: the parts hold %d tensors; split.tensors.count says %lld", path,
                        g->tensor_count, (long long)split.tensors);
-    return code ? code : index_tensors(g, path, e);
+    if (!code) code = index_tensors(g, path, e);
+    return code ? code : gguf_own_find(g, path, e);
 }
 
 enum err_code gguf_open(struct gguf **out, const char *path, struct err *e)

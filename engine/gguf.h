@@ -13,11 +13,12 @@
 enum gguf_type {
     GGUF_F32 = 0, GGUF_F16 = 1, GGUF_Q4_0 = 2, GGUF_Q4_1 = 3, GGUF_Q5_0 = 6, GGUF_Q5_1 = 7, GGUF_Q8_0 = 8,
     GGUF_Q2_K = 10, GGUF_Q3_K = 11, GGUF_Q4_K = 12, GGUF_Q5_K = 13, GGUF_Q6_K = 14, GGUF_IQ4_NL = 20,
-    GGUF_I8 = 24, GGUF_BF16 = 30
+    GGUF_I8 = 24, GGUF_BF16 = 30,
+    GGUF_FP8 = 1000, GGUF_W4A16 = 1001 /* ours: I8 in the file, named by keys (engine/gguf_own.h) */
 };
 struct gguf_type_info {
     const char *name;
-    int block_elements, block_bytes; /* 1 and the element's size for plain types */
+    int block_elements, block_bytes; /* 1 and the element's size for plain types; W4A16: of a row, which lies in panels of 8 */
 };
 /* NULL for a type this program does not know. */
 const struct gguf_type_info *gguf_type_info(uint32_t type);
@@ -33,6 +34,8 @@ struct gguf_tensor {
     int64_t shape[4];  /* shape[0] runs fastest: a (rows, cols) matrix has shape {cols, rows} */
     const void *data;  /* into the map, checked to lie inside it */
     int64_t bytes;
+    const float *scale; /* (rows) FP8: value = E4M3 × scale of its row */
+    bool is_scale;      /* these are an FP8 tensor's scales */
 };
 
 struct gguf;

@@ -1,5 +1,7 @@
 #include "engine/gguf_write.h"
 
+#include "engine/gguf_own.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +22,8 @@ struct gguf_writer {
     struct pair *pairs;
     size_t pair_count, pair_cap;
     struct buf table; /* the tensor table */
+    struct buf own_names[GGUF_OWN_TYPES]; /* of tensors in types of ours, as strings of the file */
+    size_t own_count[GGUF_OWN_TYPES];
     int64_t *sizes;   /* (tensor_count) */
     size_t tensor_count, tensor_cap, current;
     int64_t offset, filled; /* next tensor's place; bytes of the current one */
@@ -32,6 +36,7 @@ enum err_code gguf_writer_open(struct gguf_writer **out, const char *path, struc
     struct gguf_writer *w = calloc(1, sizeof *w);
     if (!w) return err_set(e, ERR_MEMORY, "%s: no memory", path);
     buf_init(&w->table, META_MAX);
+    for (int i = 0; i < GGUF_OWN_TYPES; i++) buf_init(&w->own_names[i], META_MAX);
     w->path = strdup(path);
     if (!w->path || asprintf(&w->temporary, "%s.part", path) < 0) {
         w->temporary = NULL;
@@ -57,6 +62,7 @@ void gguf_writer_close(struct gguf_writer *w)
     for (size_t i = 0; i < w->pair_count; i++) buf_release(&w->pairs[i].bytes);
     free(w->pairs);
     buf_release(&w->table);
+    for (int i = 0; i < GGUF_OWN_TYPES; i++) buf_release(&w->own_names[i]);
     free(w->sizes);
     free(w->path);
     free(w->temporary);
@@ -170,8 +176,8 @@ void gguf_write_key(struct gguf_writer *w, const struct gguf_key *key)
 
 /* ---- tensors ---- */
 
-enum err_code gguf_write_tensor(struct gguf_writer *w, const char *name, enum gguf_type type, int dims,
-                                const int64_t *shape, struct err *e)
+static enum err_code declare(struct gguf_writer *w, const char *name, enum gguf_type type, int dims, const int64_t *shape,
+                             struct err *e)
 {
     const struct gguf_type_info *info = gguf_type_info(type);
     if (!info || dims < 1 || dims > 4 || shape[0] % info->block_elements)
@@ -200,6 +206,44 @@ enum err_code gguf_write_tensor(struct gguf_writer *w, const char *name, enum gg
     return ERR_OK;
 }
 
+static enum err_code declare_own(struct gguf_writer *w, const char *name, int own, int dims, const int64_t *shape, struct err *e)
+{
+    const struct gguf_type_info *info = gguf_type_info(GGUF_OWN[own].type);
+    int64_t stored[4];
+    char scale[4200];
+    if (dims < 2 || dims > 4 || shape[0] % info->block_elements || (GGUF_OWN[own].type == GGUF_W4A16 && shape[1] % W4A16_PANEL_ROWS))
+        return err_set(e, ERR_INVALID, "%s: tensor '%s' of %lld × %lld cannot be written as %s", w->path, name, (long long)shape[0],
+                       (long long)(dims > 1 ? shape[1] : 0), info->name);
+    memcpy(stored, shape, (size_t)dims * sizeof *shape);
+    stored[0] = shape[0] / info->block_elements * info->block_bytes;
+    add_text(&w->own_names[own], name, strlen(name));
+    w->own_count[own]++;
+    enum err_code code = declare(w, name, GGUF_I8, dims, stored, e);
+    if (code || GGUF_OWN[own].type != GGUF_FP8) return code;
+    (void)snprintf(scale, sizeof scale, "%s.scale", name);
+    return declare(w, scale, GGUF_F32, dims - 1, shape + 1, e);
+}
+
+enum err_code gguf_write_tensor(struct gguf_writer *w, const char *name, enum gguf_type type, int dims,
+                                const int64_t *shape, struct err *e)
+{
+    for (int i = 0; i < GGUF_OWN_TYPES; i++)
+        if (GGUF_OWN[i].type == type) return declare_own(w, name, i, dims, shape, e);
+    return declare(w, name, type, dims, shape, e);
+}
+
+/* The keys that say which tensors are in types of ours. */
+static void write_own_keys(struct gguf_writer *w)
+{
+    for (int i = 0; i < GGUF_OWN_TYPES; i++) {
+        if (!w->own_count[i]) continue;
+        gguf_write_u32(w, GGUF_OWN_VERSION_KEY, GGUF_OWN_VERSION);
+        struct buf *b = array(w, GGUF_OWN[i].key, KIND_STRING, w->own_count[i]);
+        if (buf_ok(&w->own_names[i])) (void)buf_add(b, w->own_names[i].data, w->own_names[i].len);
+        else w->no_memory = true;
+    }
+}
+
 static enum err_code put(struct gguf_writer *w, const void *data, size_t len, struct err *e)
 {
     if (len && fwrite(data, 1, len, w->file) != len)
@@ -216,6 +260,7 @@ static enum err_code pad(struct gguf_writer *w, int64_t written, struct err *e)
 enum err_code gguf_writer_begin(struct gguf_writer *w, struct err *e)
 {
     struct buf head = BUF_INIT(64);
+    write_own_keys(w);
     bool whole = buf_ok(&w->table) && !w->no_memory;
     for (size_t i = 0; i < w->pair_count; i++) whole = whole && buf_ok(&w->pairs[i].bytes);
     if (!whole) return err_set(e, ERR_MEMORY, "%s: no memory for the metadata", w->path);

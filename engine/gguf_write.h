@@ -22,7 +22,9 @@ void gguf_write_ints(struct gguf_writer *w, const char *key, const int32_t *v, s
 void gguf_write_floats(struct gguf_writer *w, const char *key, const float *v, size_t count);
 void gguf_write_key(struct gguf_writer *w, const struct gguf_key *key); /* as it lies in another file */
 
-/* Declare a tensor; shape[0] runs fastest. Errors: ERR_INVALID (a row that is no multiple of the type's block). */
+/* Declare a tensor; shape[0] runs fastest. For GGUF_FP8 a second one, NAME.scale, is declared behind it: its data are the
+ * E4M3 bytes, then an F32 for each row. GGUF_W4A16 takes whole panels of 8 rows. The keys that name them are written too.
+ * Errors: ERR_INVALID (a row that is no multiple of the type's block). */
 ERR_CHECKED enum err_code gguf_write_tensor(struct gguf_writer *w, const char *name, enum gguf_type type, int dims,
                                             const int64_t *shape, struct err *e);
 /* Write the head. After it only data. */

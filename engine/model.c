@@ -340,7 +340,7 @@ enum err_code model_open(struct model **out, struct gguf *gguf, int context_toke
         const struct gguf_tensor *t = gguf_tensor_at(gguf, i);
         int64_t n = 1;
         for (int d = 0; d < t->dims; d++) n *= t->shape[d];
-        m->parameters += n;
+        if (!t->is_scale) m->parameters += n;
     }
     *out = m;
     return ERR_OK;

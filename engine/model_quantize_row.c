@@ -1,6 +1,7 @@
 /* Floats into blocks. The layouts are those of ggml-common.h; how scales are found is ours: a few candidates near the
  * obvious scale, each refitted by least squares, the best kept. */
 #include "engine/cpu/pack.h"
+#include "engine/gguf_own.h"
 #include "engine/model_quantize.h"
 
 #include <math.h>
@@ -314,5 +315,24 @@ void quantize_row(enum gguf_type type, const float *x, int k, void *raw)
         case GGUF_Q6_K: block_q6_k(x + i, out); break;
         default: block_q8_0(x + i, out); break;
         }
+    }
+}
+
+/* ---- types of ours ---- */
+
+float quantize_row_fp8(const float *x, int k, uint8_t *raw)
+{
+    float most = 0;
+    for (int i = 0; i < k; i++) most = fmaxf(most, fabsf(x[i]));
+    float scale = most / FP8_LARGEST;
+    for (int i = 0; i < k; i++) raw[i] = scale > 0 ? fp8_from_float(x[i] / scale) : 0;
+    return scale;
+}
+
+void quantize_row_w4a16(const float *x, int k, int8_t *q, uint16_t *scales)
+{
+    for (int g = 0; g < k / W4A16_GROUP; g++, x += W4A16_GROUP, q += W4A16_GROUP) {
+        float d = put_half((uint8_t *)&scales[g], fit_scale(x, W4A16_GROUP, -8, 7));
+        for (int i = 0; i < W4A16_GROUP; i++) q[i] = (int8_t)(d != 0 ? rounded(x[i], d, 0, -8, 7) : 0);
     }
 }

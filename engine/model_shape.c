@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "engine/cpu/pack.h"
+#include "engine/gguf_own.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -35,7 +36,7 @@ const char *shape_name(int index)
 
 /* ---- which type a matrix has ---- */
 
-enum role { ROLE_PLAIN, ROLE_V, ROLE_DOWN, ROLE_OUTPUT };
+enum role { ROLE_PLAIN, ROLE_V, ROLE_DOWN, ROLE_OUTPUT, ROLE_EMBED };
 
 /* The "_M" mixes give values and the down projection of some layers, and the output, a finer type (llama.cpp's rule). */
 static bool finer(const struct shape *s, int layer)
@@ -54,6 +55,8 @@ static enum gguf_type fitting(enum gguf_type t, int k)
 static enum gguf_type type_of(const struct shape *s, enum gguf_type base, bool mixed, enum role role, int layer, int k)
 {
     enum gguf_type t = base;
+    if (base >= GGUF_FP8 && (role == ROLE_EMBED || (role == ROLE_OUTPUT && (s->tied || base == GGUF_W4A16)))) return GGUF_F16;
+    if (base >= GGUF_FP8) return base == GGUF_W4A16 && k % W4A16_GROUP ? GGUF_F16 : base;
     if (mixed && (role == ROLE_OUTPUT || ((role == ROLE_V || role == ROLE_DOWN) && finer(s, layer)))) t = GGUF_Q6_K;
     return fitting(t, k);
 }
@@ -65,7 +68,7 @@ static bool parse_type(const char *name, enum gguf_type *type, bool *mixed)
     *mixed = len == 6 && strcmp(name + 4, "_M") == 0;
     if (len >= sizeof plain) return false;
     (void)snprintf(plain, sizeof plain, "%.*s", (int)(*mixed ? len - 2 : len), name);
-    for (uint32_t t = 0; t < 32; t++) {
+    for (uint32_t t = 0; t <= GGUF_W4A16; t = t == 31 ? GGUF_FP8 : t + 1) {
         const struct gguf_type_info *info = gguf_type_info(t);
         *type = (enum gguf_type)t;
         if (info && pack_format(*type) && strcmp(info->name, plain) == 0) return true;
@@ -78,6 +81,8 @@ static bool parse_type(const char *name, enum gguf_type *type, bool *mixed)
 struct writer {
     struct buf head, table;
     uint64_t keys, tensors, at; /* at: bytes of tensor data so far */
+    struct buf own_names[GGUF_OWN_TYPES]; /* of tensors in FP8 and W4A16 */
+    uint64_t own_count[GGUF_OWN_TYPES];
 };
 
 static void add_string(struct buf *b, const char *s)
@@ -108,8 +113,40 @@ static void add_float(struct writer *w, const struct shape *s, const char *key, 
     add_key(w, s, key, 6, &v);
 }
 
+static void add_tensor(struct writer *w, const char *name, enum gguf_type type, int k, int rows);
+
+/* FP8 and W4A16 are I8 in the file, their names in a key. */
+static void add_own(struct writer *w, const char *name, enum gguf_type type, int k, int rows)
+{
+    char scale[80];
+    int own = type == GGUF_OWN[0].type ? 0 : 1;
+    add_string(&w->own_names[own], name);
+    w->own_count[own]++;
+    add_tensor(w, name, GGUF_I8, type == GGUF_W4A16 ? 66 * (k / W4A16_GROUP) : k, rows);
+    (void)snprintf(scale, sizeof scale, "%s.scale", name);
+    if (type == GGUF_FP8) add_tensor(w, scale, GGUF_F32, rows, 0);
+}
+
+static void add_own_keys(struct writer *w)
+{
+    const uint32_t array = 9, string = 8;
+    for (int i = 0; i < GGUF_OWN_TYPES; i++) {
+        if (!w->own_count[i]) continue;
+        add_string(&w->head, GGUF_OWN[i].key);
+        (void)buf_add(&w->head, &array, 4);
+        (void)buf_add(&w->head, &string, 4);
+        (void)buf_add(&w->head, &w->own_count[i], 8);
+        (void)buf_add(&w->head, w->own_names[i].data, w->own_names[i].len);
+        w->keys++;
+    }
+}
+
 static void add_tensor(struct writer *w, const char *name, enum gguf_type type, int k, int rows)
 {
+    if (type >= GGUF_FP8) {
+        add_own(w, name, type, k, rows);
+        return;
+    }
     uint32_t dims = rows ? 2 : 1, kind = (uint32_t)type;
     uint64_t shape[2] = {(uint64_t)k, (uint64_t)rows}, bytes = pack_row_bytes(type, k) * (uint64_t)(rows ? rows : 1);
     add_string(&w->table, name);
@@ -159,10 +196,11 @@ static void write_head(struct writer *w, const struct shape *s, enum gguf_type t
     add_float(w, s, "attention.layer_norm_rms_epsilon", 1e-5);
     add_float(w, s, "rope.freq_base", s->rope_base);
     add_tensor(w, "output_norm.weight", GGUF_F32, s->embedding, 0);
-    add_tensor(w, "token_embd.weight", type_of(s, type, mixed, s->tied ? ROLE_OUTPUT : ROLE_PLAIN, 0, s->embedding), s->embedding,
+    add_tensor(w, "token_embd.weight", type_of(s, type, mixed, s->tied ? ROLE_OUTPUT : ROLE_EMBED, 0, s->embedding), s->embedding,
                s->vocabulary);
     if (!s->tied) add_tensor(w, "output.weight", type_of(s, type, mixed, ROLE_OUTPUT, 0, s->embedding), s->embedding, s->vocabulary);
     for (int i = 0; i < s->layers; i++) add_layer(w, s, type, mixed, i);
+    add_own_keys(w);
 }
 
 /* ---- random weights ---- */
@@ -189,8 +227,21 @@ static uint64_t next_random(uint64_t *state)
     return *state;
 }
 
+/* Values of E4M3 bytes are about 100 large, those of nibbles 4.6; without its last bit no byte is NaN. */
+static void fill_own(const struct gguf_tensor *t, uint8_t *raw, float size)
+{
+    uint16_t d = half_from_float(size / 4.6f);
+    if (t->type == GGUF_FP8)
+        for (int64_t i = 0; i < t->bytes; i++) raw[i] &= 0xfe;
+    else
+        for (int64_t at = 0; at < t->bytes; at += W4A16_GRANULE)
+            for (int64_t i = at + 512; i < at + W4A16_GRANULE; i += 2) memcpy(raw + i, &d, 2);
+    for (int64_t i = 0; t->scale && i < t->shape[1]; i++) ((float *)(uintptr_t)t->scale)[i] = size / 100;
+}
+
 static void fill(const struct gguf_tensor *t, uint64_t *state)
 {
+    if (t->is_scale) return; /* filled with its tensor */
     uint8_t *raw = (uint8_t *)(uintptr_t)t->data; /* our own memory */
     const struct gguf_type_info *info = gguf_type_info((uint32_t)t->type);
     float size = t->dims == 1 ? 1 : 1 / sqrtf((float)t->shape[0]);
@@ -207,6 +258,10 @@ static void fill(const struct gguf_tensor *t, uint64_t *state)
         uint64_t r = next_random(state);
         memcpy(raw + i, &r, 8);
     }
+    if (t->type >= GGUF_FP8) {
+        fill_own(t, raw, size);
+        return;
+    }
     for (int64_t i = 0; i < t->bytes; i += info->block_bytes) scale_block(t->type, raw + i, size);
 }
 
@@ -217,7 +272,7 @@ static enum err_code place(struct shaped *out, struct writer *w, struct err *e)
     memcpy(start + 8, &w->tensors, 8);
     memcpy(start + 16, &w->keys, 8);
     size_t used = sizeof start + h->len + w->table.len, head = (used + 31) / 32 * 32; /* the format's alignment */
-    if (!buf_ok(h) || !buf_ok(&w->table)) return err_set(e, ERR_MEMORY, "no memory for a model's head");
+    if (!buf_ok(h) || !buf_ok(&w->table) || !buf_ok(&w->own_names[0]) || !buf_ok(&w->own_names[1])) return err_set(e, ERR_MEMORY, "no memory for a model's head");
     out->bytes = head + w->at;
     out->memory = mmap(NULL, out->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (out->memory == MAP_FAILED) return err_set(e, ERR_MEMORY, "no memory for %zu bytes of weights", out->bytes);
@@ -250,11 +305,12 @@ enum err_code shaped_open(struct shaped *out, const char *shape, const char *typ
     for (int i = 0; i < SHAPES_COUNT; i++)
         if (strcmp(SHAPES[i].name, shape) == 0) s = &SHAPES[i];
     if (!s || !parse_type(type_name, &type, &mixed)) return unknown(shape, type_name, e);
-    struct writer w = {.head = BUF_INIT(1 << 20), .table = BUF_INIT(1 << 20)};
+    struct writer w = {.head = BUF_INIT(1 << 20), .table = BUF_INIT(1 << 20), .own_names = {BUF_INIT(1 << 20), BUF_INIT(1 << 20)}};
     write_head(&w, s, type, mixed);
     enum err_code code = place(out, &w, e);
     buf_release(&w.head);
     buf_release(&w.table);
+    for (int i = 0; i < GGUF_OWN_TYPES; i++) buf_release(&w.own_names[i]);
     return code;
 }
 

@@ -10,7 +10,7 @@ struct shaped {
     size_t bytes;
 };
 
-/* `shape`: "llama3.2-1b", "qwen2.5-0.5b" … (shape_name); `type`: "Q8_0", "Q4_0", "Q4_K_M", "F16" …
+/* `shape`: "llama3.2-1b", "qwen2.5-0.5b" … (shape_name); `type`: "Q8_0", "Q4_0", "Q4_K_M", "F16", "FP8", "W4A16" …
  * Errors: ERR_NOT_FOUND (lists what there is), ERR_MEMORY. */
 ERR_CHECKED enum err_code shaped_open(struct shaped *out, const char *shape, const char *type, struct err *e);
 /* The gguf is closed by whoever took it over. */

@@ -275,6 +275,16 @@ static void set_global(struct render *r, const char *name, struct value value)
     if (!r->code) scope_set(r, r->scope, (struct text){name, strlen(name)}, value);
 }
 
+/* The caller's own variables, before the others: those win. */
+static void set_variables(struct render *r, const char *json)
+{
+    if (!json || !*json) return;
+    struct value given = value_read_json(r, "chat_template_kwargs", json, strlen(json));
+    if (!r->code && given.type != V_DICT) render_fail(r, ERR_INVALID, "chat_template_kwargs must be an object");
+    for (size_t i = 0; !r->code && i < given.dict->count; i++)
+        scope_set(r, r->scope, given.dict->entries[i].key.text, given.dict->entries[i].value);
+}
+
 static void set_globals(struct render *r, const struct engine_message *messages, int count, const char *tools_json,
                         bool add_generation_prompt, const char *bos, const char *eos)
 {
@@ -294,13 +304,14 @@ static void set_globals(struct render *r, const struct engine_message *messages,
 }
 
 enum err_code template_render(const struct template *t, const struct engine_message *messages, int count,
-                              const char *tools_json, bool add_generation_prompt, const char *bos, const char *eos,
-                              struct buf *out, struct err *e)
+                              const char *tools_json, const char *variables_json, bool add_generation_prompt, const char *bos,
+                              const char *eos, struct buf *out, struct err *e)
 {
     struct scope root = {0}, top = {.parent = &root};
     struct render r = {.e = e, .scope = &root, .out = out, .line = 1};
     bool broke = false, continued = false;
     arena_init(&r.arena, TEMPLATE_RENDER_BYTES);
+    set_variables(&r, variables_json);
     set_globals(&r, messages, count, tools_json, add_generation_prompt, bos, eos);
     r.scope = &top;
     if (!r.code) template_run(&r, t->body, &broke, &continued);

@@ -1,5 +1,6 @@
 #include "node/local_prompt.h"
 
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +10,7 @@ static enum err_code prompt_render(struct prompt *p)
 {
     const struct engine *engine = p->engine;
     if (p->raw) return buf_adds(&p->text, p->raw);
-    return engine_render_chat(engine, p->messages, p->message_count, p->tools, true, &p->text, &p->error);
+    return engine_render_chat(engine, p->messages, p->message_count, p->tools, p->variables, true, &p->text, &p->error);
 }
 
 void prompt_make(struct prompt *p)
@@ -69,8 +70,20 @@ void prompt_free(struct prompt *p)
     buf_release(&p->text);
     free(p->tokens);
     free(p->messages);
+    free(p->variables);
     arena_release(&p->arena);
     free(p);
+}
+
+/* What a client gives its model's template besides the chat, {"enable_thinking": false} say. NULL: nothing. */
+static char *template_variables(const char *extra_json)
+{
+    static const char NAME[] = "chat_template_kwargs";
+    if (!extra_json || !strstr(extra_json, NAME)) return NULL;
+    json_t *extra = json_loads(extra_json, 0, NULL), *given = json_object_get(extra, NAME);
+    char *text = given && !json_is_null(given) ? json_dumps(given, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+    json_decref(extra);
+    return text;
 }
 
 /* Points into the submit (inline) or copies of it (off the loop). */
@@ -82,6 +95,7 @@ struct prompt *prompt_new(const struct engine *engine, const struct msg_submit *
     arena_init(&p->arena, (size_t)MSG_BYTES_MAX * 2);
     p->engine = engine;
     p->raw = (char *)(uintptr_t)s->prompt;
+    p->variables = template_variables(s->extra_json);
     p->message_count = s->message_count;
     p->messages = calloc((size_t)s->message_count + 1, sizeof *p->messages);
     if (!p->messages) {

@@ -16,6 +16,7 @@ struct prompt {
     struct msg_submit submit; /* its own copies below, when prepared off the loop */
     struct arena arena;
     char *tools;            /* JSON */
+    char *variables;        /* malloc'd: the JSON of chat_template_kwargs */
     int32_t *tokens;
     int count;
     enum err_code code;

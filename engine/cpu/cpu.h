@@ -38,6 +38,8 @@ struct cpu {
     struct pool *pool;
     struct cpu_layer *layer; /* (layers) */
     struct packed output;
+    uint8_t *weights; /* every matrix's panels, one mapping */
+    size_t weights_bytes;
     float *output_norm, *output_bias;
     int form_output;
     int cols_max, wanted_max, pages;

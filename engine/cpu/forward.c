@@ -96,9 +96,7 @@ static void embed_col(struct cpu *c, int col, int member)
     const struct model *m = c->model;
     const struct gguf_tensor *t = m->embed;
     float *x = row(c->x, col, m->embedding), *angles = row(c->angles, col, 2 * m->rotated);
-    size_t bytes = pack_row_bytes(t->type, m->embedding);
-    pack_dequantize(t->type, (const char *)t->data + (size_t)c->batch->tokens[col] * bytes, m->embedding, x,
-                    c->scratch + (size_t)member * c->scratch_size);
+    pack_tensor_row(t, c->batch->tokens[col], x, c->scratch + (size_t)member * c->scratch_size);
     if (m->embedding_scale != 1)
         for (int i = 0; i < m->embedding; i++) x[i] *= m->embedding_scale;
     int pairs = m->rotated / 2;

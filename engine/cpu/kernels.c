@@ -5,9 +5,11 @@
 /* Best first. */
 static const struct kernels *const SETS[] = {
 #if defined(__x86_64__)
+    &KERNELS_AMX,
     &KERNELS_AVX512,
     &KERNELS_AVX2,
 #elif defined(__aarch64__)
+    &KERNELS_NEON_I8MM,
     &KERNELS_NEON,
 #endif
     &KERNELS_SCALAR,

@@ -8,12 +8,13 @@
 
 #include "engine/cpu/pack.h"
 
-enum { KV_PAGE_TOKENS = 32, ATTEND_ROWS = 8, ACTS_GROUP_MAX = 12 };
+enum { KV_PAGE_TOKENS = 32, ATTEND_ROWS = 8, ACTS_GROUP_MAX = 16 };
 
 /* A batch's activations as the matrix kernels read them. Columns stand in groups of `width` (kernels.widest, then
  * 8, 4, 2, 1); inside a group everything is interleaved by column:
  *   q   [group][k/4][width][4]  int8, value = d × q      d … [group][k/32 or k/16][width]
- *   f   [group][k][width]       the floats themselves */
+ *   f   [group][k][width]       the floats themselves
+ * A set with matrix tiles has its full groups' q as [group][k/32][width][32]. */
 struct acts {
     int k, cols;
     int8_t *q;
@@ -69,9 +70,9 @@ struct kernels {
 
 extern const struct kernels KERNELS_SCALAR;
 #if defined(__x86_64__)
-extern const struct kernels KERNELS_AVX2, KERNELS_AVX512;
+extern const struct kernels KERNELS_AVX2, KERNELS_AVX512, KERNELS_AMX;
 #elif defined(__aarch64__)
-extern const struct kernels KERNELS_NEON;
+extern const struct kernels KERNELS_NEON, KERNELS_NEON_I8MM;
 #endif
 
 /* By name, or the best of this machine for NULL; NULL where it is unknown or cannot run here. */

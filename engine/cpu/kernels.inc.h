@@ -41,6 +41,51 @@ INLINE vf offsets(enum gguf_type type, const uint8_t *chunk, int s)
     return vf_sub(vf_set1(0), m);
 }
 
+/* Dots of groups [first, first + groups) of a block × N columns, added to `dots`; a: the block's activations. */
+INLINE void add_dots(enum gguf_type type, const int N, const uint8_t *low, const uint8_t *high, const int8_t *a, int first, int groups,
+                     vi *dots)
+{
+    const int zero = pack_zero(type);
+#ifdef VEC_PAIRS
+    if (N % 2 == 0) {
+        vp pairs[VEC_WIDEST / 2];
+        for (int c = 0; c < N / 2; c++) pairs[c] = vp_zero();
+#pragma GCC unroll 4
+        for (int j = first; j < first + groups; j += 2) {
+            vb l = quants(type, low, high, j), h = quants(type, low, high, j + 1);
+            const int8_t *at = a + j * N * 4;
+            for (int c = 0; c < N / 2; c++) pairs[c] = vp_dot(pairs[c], l, h, at + c * 8, at + N * 4 + c * 8, zero);
+        }
+        for (int c = 0; c < N; c++) dots[c] = vp_column(pairs[c / 2], c % 2, dots[c]);
+        return;
+    }
+#endif
+#ifdef VEC_SHORTS
+    if (zero != 7) {
+        const int run = shorts_hold(pack_bits(type)) < groups ? shorts_hold(pack_bits(type)) : groups;
+#pragma GCC unroll 4
+        for (int j0 = first; j0 < first + groups; j0 += run) {
+            vi part[VEC_WIDEST];
+            for (int c = 0; c < N; c++) part[c] = shorts_zero();
+#pragma GCC unroll 8
+            for (int j = j0; j < j0 + run; j++) {
+                vb q = quants(type, low, high, j);
+                const int8_t *at = a + j * N * 4;
+                for (int c = 0; c < N; c++) part[c] = shorts_dot(part[c], q, at + c * 4);
+            }
+            for (int c = 0; c < N; c++) dots[c] = shorts_add(dots[c], part[c]);
+        }
+        return;
+    }
+#endif
+#pragma GCC unroll 8
+    for (int j = first; j < first + groups; j++) {
+        vb q = quants(type, low, high, j);
+        const int8_t *at = a + j * N * 4;
+        for (int c = 0; c < N; c++) dots[c] = vi_dot(dots[c], q, at + c * 4, zero);
+    }
+}
+
 /* Block i of a chunk × N columns; b: of the panel. */
 INLINE void multiply_block(enum gguf_type type, const int N, const uint8_t *chunk, const int i, int b, const struct acts *x, int c0,
                            vf *acc)
@@ -54,12 +99,7 @@ INLINE void multiply_block(enum gguf_type type, const int N, const uint8_t *chun
     for (int s = 0; s < subs; s++) {
         vi dots[VEC_WIDEST];
         for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + s) * N + c, zero);
-#pragma GCC unroll 8
-        for (int j = 0; j < groups; j++) {
-            vb q = quants(type, low, high, s * groups + j);
-            const int8_t *at = a + (b * 8 + s * groups + j) * N * 4;
-            for (int c = 0; c < N; c++) dots[c] = vi_dot(dots[c], q, at + c * 4, zero);
-        }
+        add_dots(type, N, low, high, a + b * 32 * N, s * groups, groups, dots);
         vf scale = scales(type, chunk, i * subs + s);
         for (int c = 0; c < N; c++)
             acc[c] = vf_fma(vf_from_vi(dots[c]), vf_mul(scale, vf_set1(d[b * N + c])), acc[c]);
@@ -91,24 +131,53 @@ INLINE void multiply_plain(enum gguf_type type, const int N, const struct packed
     for (int c = 0; c < N; c++) acc[c] = vf_set1(0);
     for (int i = 0; i < w->k; i++) {
         const void *at = panel + (size_t)i * 16 * (type == GGUF_F32 ? 4 : 2);
-        vf v = type == GGUF_F32 ? vf_load(at) : type == GGUF_F16 ? vf_from_half(at) : vf_from_bf16(at);
+        vf v = type == GGUF_F32 ? vf_load(at) : type == GGUF_BF16 ? vf_from_bf16(at) : vf_from_half(at);
         for (int c = 0; c < N; c++) acc[c] = vf_fma(v, vf_set1(f[i * N + c]), acc[c]);
+    }
+    if (type == GGUF_FP8) {
+        vf scale = vf_load((const float *)(const void *)(panel + w->panel_bytes - 64));
+        for (int c = 0; c < N; c++) acc[c] = vf_mul(acc[c], scale);
+    }
+    for (int c = 0; c < N; c++) vf_store(y + (size_t)c * ldy, acc[c]);
+}
+
+/* W4A16: whole numbers × floats, and each 128 of them × their scale. */
+INLINE void multiply_grouped(enum gguf_type type, const int N, const struct packed *w, const uint8_t *panel,
+                             const struct acts *x, int c0, float *y, size_t ldy)
+{
+    const float *f = x->f + (size_t)c0 * (size_t)w->k;
+    vf acc[VEC_WIDEST];
+    (void)type;
+    for (int c = 0; c < N; c++) acc[c] = vf_set1(0);
+    for (int g = 0; g < w->k; g += 128, panel += PACK_W4_BYTES) {
+        vf sum[VEC_WIDEST], scale = vf_from_half((const uint16_t *)(const void *)panel);
+        for (int c = 0; c < N; c++) sum[c] = vf_set1(0);
+        for (int i = 0; i < 128; i++, f += N) {
+            vf v = vf_from_i8((const int8_t *)panel + 64 + i * 16);
+            for (int c = 0; c < N; c++) sum[c] = vf_fma(v, vf_set1(f[c]), sum[c]);
+        }
+        for (int c = 0; c < N; c++) acc[c] = vf_fma(sum[c], scale, acc[c]);
     }
     for (int c = 0; c < N; c++) vf_store(y + (size_t)c * ldy, acc[c]);
 }
 
 /* One function for each type and width, so that all loops over columns unroll. */
-#if VEC_WIDEST == 12
+#if VEC_WIDEST == 16
+#define WIDTHS(X, f, t) X(16, f, t) X(8, f, t) X(4, f, t) X(2, f, t) X(1, f, t)
+#elif VEC_WIDEST == 12
 #define WIDTHS(X, f, t) X(12, f, t) X(8, f, t) X(4, f, t) X(2, f, t) X(1, f, t)
 #elif VEC_WIDEST == 4
 #define WIDTHS(X, f, t) X(4, f, t) X(2, f, t) X(1, f, t)
 #else
 #define WIDTHS(X, f, t) X(1, f, t)
 #endif
-#define TYPES(X)                                                                                                       \
+#define FLOAT_TYPES(X)                                                                                                 \
     X(multiply_plain, GGUF_F32)                                                                                        \
     X(multiply_plain, GGUF_F16)                                                                                        \
-    X(multiply_plain, GGUF_BF16)                                                                                       \
+    X(multiply_plain, GGUF_FP8)                                                                                        \
+    X(multiply_grouped, GGUF_W4A16)                                                                                    \
+    X(multiply_plain, GGUF_BF16)
+#define WHOLE_TYPES(X)                                                                                                 \
     X(multiply, GGUF_Q8_0)                                                                                             \
     X(multiply, GGUF_Q4_0)                                                                                             \
     X(multiply, GGUF_Q4_1)                                                                                             \
@@ -130,16 +199,23 @@ INLINE void multiply_plain(enum gguf_type type, const int N, const struct packed
     case n: f##_##t##_##n(w, panel, x, c0, y + (size_t)c0 * ldy, ldy); break;
 #define GROUPS(f, t)                                                                                                   \
     WIDTHS(ONE, f, t)                                                                                                  \
-    static void all_##t(const struct packed *w, const uint8_t *panel, const struct acts *x, float *y, size_t ldy)      \
+    static void all_##t(const struct packed *w, const uint8_t *panel, const struct acts *x, int done, float *y,        \
+                        size_t ldy)                                                                                    \
     {                                                                                                                  \
-        for (int c0 = 0, n; c0 < x->cols; c0 += n) {                                                                   \
+        for (int c0 = done, n; c0 < x->cols; c0 += n) {                                                                \
             n = acts_width(x->cols - c0, VEC_WIDEST);                                                                  \
             switch (n) {                                                                                               \
                 WIDTHS(CASE, f, t)                                                                                     \
             }                                                                                                          \
         }                                                                                                              \
     }
-TYPES(GROUPS)
+FLOAT_TYPES(GROUPS)
+#ifdef VEC_TILES
+#include "engine/cpu/kernels_tiles.inc.h"
+#undef WIDTHS /* the full groups are the tiles' */
+#define WIDTHS(X, f, t) X(8, f, t) X(4, f, t) X(2, f, t) X(1, f, t)
+#endif
+WHOLE_TYPES(GROUPS)
 
 static void matmul(const struct packed *w, int panel, const struct acts *x, float *y, size_t ldy)
 {
@@ -147,8 +223,15 @@ static void matmul(const struct packed *w, int panel, const struct acts *x, floa
     y += (size_t)panel * PANEL_ROWS;
     switch (w->type) {
 #define DISPATCH(f, t)                                                                                                 \
-    case t: all_##t(w, p, x, y, ldy); break;
-        TYPES(DISPATCH)
+    case t: all_##t(w, p, x, 0, y, ldy); break;
+#ifdef VEC_TILES
+#define DISPATCH_WHOLE(f, t)                                                                                           \
+    case t: all_##t(w, p, x, tiles_##t(w, p, x, y, ldy), y, ldy); break;
+#else
+#define DISPATCH_WHOLE DISPATCH
+#endif
+        FLOAT_TYPES(DISPATCH)
+        WHOLE_TYPES(DISPATCH_WHOLE)
     default: break;
     }
 }
@@ -192,6 +275,12 @@ static void put_q8(struct acts *a, int col, const float *x)
             a->n16[first * 2 + (size_t)((b * 2 + s) * n + at)] = -sum[s];
             a->ds16[first * 2 + (size_t)((b * 2 + s) * n + at)] = d * (float)sum[s];
         }
+#ifdef VEC_TILES
+        if (n == VEC_WIDEST) {
+            memcpy(a->q + first * 32 + (size_t)(b * n + at) * 32, q, 32);
+            continue;
+        }
+#endif
         for (int g = 0; g < 8; g++) memcpy(a->q + first * 32 + (size_t)((b * 8 + g) * n + at) * 4, q + g * 4, 4);
     }
 }

@@ -27,6 +27,9 @@ static const struct pack_format FORMATS[] = {
 
 const struct pack_format *pack_format(enum gguf_type type)
 {
+    static const struct pack_format FP8 = {0, 0, -1, false, false, 0, 0, 2}, W4A16 = {0, 0, -1, false, false, 0, 0, 1};
+    if (type == GGUF_FP8) return &FP8;
+    if (type == GGUF_W4A16) return &W4A16;
     if ((size_t)type >= sizeof FORMATS / sizeof FORMATS[0]) return NULL;
     const struct pack_format *f = &FORMATS[type];
     return f->bits || f->element ? f : NULL;
@@ -82,27 +85,35 @@ static size_t align64(size_t n)
     return (n + 63) & ~(size_t)63;
 }
 
-enum err_code packed_init(struct packed *w, enum gguf_type type, int rows, int k, struct err *e)
+enum err_code packed_shape(struct packed *w, enum gguf_type type, int rows, int k, struct err *e)
 {
     const struct pack_format *f = pack_format(type);
     if (!f) return err_set(e, ERR_UNSUPPORTED, "no kernel for tensors of type %d", (int)type);
     *w = (struct packed){.type = type, .rows = rows, .k = k, .panels = (rows + PANEL_ROWS - 1) / PANEL_ROWS};
     size_t chunk = (size_t)pack_chunk_blocks(type), blocks = (size_t)k / PACK_BLOCK, bytes;
-    if (f->element) bytes = align64((size_t)k * PANEL_ROWS * (size_t)f->element);
+    if (type == GGUF_W4A16) bytes = (size_t)(k / 128) * PACK_W4_BYTES;
+    else if (f->element) bytes = align64((size_t)k * PANEL_ROWS * (size_t)f->element) + (type == GGUF_FP8 ? 64 : 0);
     else bytes = (blocks + chunk - 1) / chunk * (size_t)pack_chunk_bytes(type);
     w->panel_bytes = bytes;
-    size_t total = bytes * (size_t)w->panels;
+    return ERR_OK;
+}
+
+enum err_code packed_init(struct packed *w, enum gguf_type type, int rows, int k, struct err *e)
+{
+    enum err_code code = packed_shape(w, type, rows, k, e);
+    if (code) return code;
+    size_t total = packed_bytes(w);
     void *memory = mmap(NULL, total ? total : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return err_set(e, ERR_MEMORY, "no memory for %zu bytes of weights", total);
-    if (total >= (size_t)4 << 20) (void)madvise(memory, total, MADV_HUGEPAGE);
     w->data = memory;
+    w->owned = true;
     return ERR_OK;
 }
 
 void packed_release(struct packed *w)
 {
-    size_t total = w->panel_bytes * (size_t)w->panels;
-    if (w->data) (void)munmap(w->data, total ? total : 1);
+    size_t total = packed_bytes(w);
+    if (w->owned) (void)munmap(w->data, total ? total : 1);
     *w = (struct packed){0};
 }
 
@@ -326,6 +337,45 @@ static void put_words(const struct packed *w, uint8_t *panel, int lane, const ui
     }
 }
 
+typedef uint32_t quad __attribute__((vector_size(16)));
+
+static quad load_quad(const uint8_t *p)
+{
+    quad v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* Four neighbouring words of four rows: word j of the rows goes to out + 16 j. */
+static void put_quads(const uint8_t *const rows[4], size_t at, uint32_t flip, uint32_t *out)
+{
+    const quad f = {flip, flip, flip, flip};
+    quad a = load_quad(rows[0] + at) ^ f, b = load_quad(rows[1] + at) ^ f, c = load_quad(rows[2] + at) ^ f, d = load_quad(rows[3] + at) ^ f;
+    quad ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    *(quad *)(void *)out = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+    *(quad *)(void *)(out + PANEL_ROWS) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    ab = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    cd = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    *(quad *)(void *)(out + 2 * PANEL_ROWS) = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+    *(quad *)(void *)(out + 3 * PANEL_ROWS) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
+static void put_words_panel(const struct packed *w, uint8_t *panel, const uint8_t *const *rows)
+{
+    bool eight = w->type == GGUF_Q8_0;
+    size_t words = eight ? 8 : 4, at = 0;
+    uint32_t flip = eight ? 0x80808080 : 0;
+    for (int b = 0; b < w->k / 32; b++, at += 2 + words * 4) {
+        int i = b;
+        uint8_t *chunk = chunk_of(w->type, panel, &i);
+        uint32_t *out = (uint32_t *)(void *)(chunk + pack_at_block(w->type, i));
+        uint16_t *scales = (uint16_t *)(void *)chunk + i * PANEL_ROWS;
+        for (int r = 0; r < PANEL_ROWS; r++) scales[r] = get16(rows[r] + at);
+        for (int r = 0; r < PANEL_ROWS; r += 4)
+            for (size_t j = 0; j < words; j += 4) put_quads(rows + r, at + 2 + j * 4, flip, out + j * PANEL_ROWS + r);
+    }
+}
+
 static void put_plain(const struct packed *w, uint8_t *panel, int lane, const void *raw, int element)
 {
     if (element == 4) {
@@ -379,6 +429,19 @@ void packed_set_row(struct packed *w, int row, const void *raw, void *scratch)
     put16(t, panel, f->super ? pack_at_super(t) : 0, each, lane, c.d, count);
     if (f->has_min) put16(t, panel, f->super ? pack_at_super_min(t) : pack_at_min(t), each, lane, c.m, count);
     if (f->super) put_scales_k(f, w, panel, lane, &c);
+}
+
+void packed_set_panel(struct packed *w, int panel, const void *const rows[PANEL_ROWS], void *scratch)
+{
+    bool words = w->type == GGUF_Q8_0 || w->type == GGUF_Q4_0 || w->type == GGUF_IQ4_NL;
+    int first = panel * PANEL_ROWS, count = w->rows - first < PANEL_ROWS ? w->rows - first : PANEL_ROWS;
+    const uint8_t *bytes[PANEL_ROWS];
+    if (words && count == PANEL_ROWS) {
+        for (int i = 0; i < count; i++) bytes[i] = rows[i];
+        put_words_panel(w, w->data + (size_t)panel * w->panel_bytes, bytes);
+        return;
+    }
+    for (int i = 0; i < count; i++) packed_set_row(w, first + i, rows[i], scratch);
 }
 
 static void dequantize_plain(enum gguf_type type, const uint8_t *raw, int k, float *out)

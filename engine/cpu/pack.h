@@ -14,7 +14,9 @@
  *
  * So a product of one column reads its matrix from the first byte to the last. That is what memory is fastest at (the
  * parts in sections of their own gave half to two thirds of its rate), and it needs no software prefetch.
- * F32, F16 and BF16 panels are plain [k][16]. Rows are padded to whole panels with zeros.
+ * F32, F16 and BF16 panels are plain [k][16]; FP8 ones too, as F16 (which holds every E4M3 number), then [16] F32 scales.
+ * W4A16: for each 128 columns [16] F16 scales, a gap up to 64 bytes, and int8 [128][16].
+ * Rows are padded to whole panels with zeros.
  */
 #ifndef RUNG_ENGINE_CPU_PACK_H
 #define RUNG_ENGINE_CPU_PACK_H
@@ -31,7 +33,7 @@ struct pack_format {
     int zero_log2;  /* the quant that means 0 is 1 << zero_log2; -1: none (0) */
     bool super, has_min;
     int low, high;  /* bytes per 32 columns of a panel */
-    int element;    /* bytes of a plain float */
+    int element;    /* bytes of a plain number */
 };
 /* The same facts as constants for the kernels, which are compiled once for each type. */
 static inline int pack_bits(enum gguf_type t)
@@ -105,25 +107,46 @@ struct packed {
     enum gguf_type type;
     int rows, k, panels;
     size_t panel_bytes;
-    uint8_t *data; /* (panels, panel_bytes), 64-byte aligned; owned */
+    uint8_t *data; /* (panels, panel_bytes), 64-byte aligned, zeroed before the first row is set */
+    bool owned;    /* data is this matrix's own mapping */
 };
+static inline size_t packed_bytes(const struct packed *w)
+{
+    return w->panel_bytes * (size_t)w->panels;
+}
 static inline const uint8_t *packed_panel(const struct packed *w, int panel)
 {
     return w->data + (size_t)panel * w->panel_bytes;
 }
 
+enum { PACK_W4_BYTES = 64 + 128 * PANEL_ROWS }; /* of a panel's 128 columns */
+/* Types whose rows stand in the file as plain numbers. */
+static inline bool pack_plain(enum gguf_type t)
+{
+    return t == GGUF_F32 || t == GGUF_F16 || t == GGUF_BF16;
+}
+
+/* Fill the shape, `data` is to follow. Errors: ERR_UNSUPPORTED. */
+ERR_CHECKED enum err_code packed_shape(struct packed *w, enum gguf_type type, int rows, int k, struct err *e);
 /* Fill the shape and take the memory (zeroed). Errors: ERR_UNSUPPORTED, ERR_MEMORY. */
 ERR_CHECKED enum err_code packed_init(struct packed *w, enum gguf_type type, int rows, int k, struct err *e);
 void packed_release(struct packed *w);
 /* Put the file's row `raw` into place as row `row`. Rows of one panel may not be set by two threads at once.
  * `scratch` holds at least packed_scratch(k) bytes. */
 void packed_set_row(struct packed *w, int row, const void *raw, void *scratch);
+/* The same for row `from` of a tensor of any type, FP8 and W4A16 too. */
+void packed_set_tensor_row(struct packed *w, int row, const struct gguf_tensor *t, int64_t from, void *scratch);
+/* All of a panel's rows at once, row i of it from `rows[i]`: the same bytes, several times faster for types whose blocks
+ * need no taking apart. */
+void packed_set_panel(struct packed *w, int panel, const void *const rows[PANEL_ROWS], void *scratch);
 size_t packed_scratch(int k);
 /* Bytes of one raw row. */
 size_t pack_row_bytes(enum gguf_type type, int k);
 
 /* One raw row of any type as floats. */
 void pack_dequantize(enum gguf_type type, const void *raw, int k, float *out, void *scratch);
+/* Row `row` of a tensor of any type, FP8 and W4A16 too. */
+void pack_tensor_row(const struct gguf_tensor *t, int64_t row, float *out, void *scratch);
 
 float half_to_float(uint16_t h);
 uint16_t half_from_float(float f);

@@ -170,4 +170,27 @@ VEC_INLINE vi vi_dot(vi c, vb w, const int8_t *a, int zero_log2)
     return (vi){dot_half(c.a, w.a, all, zero_log2), dot_half(c.b, w.b, all, zero_log2)};
 }
 
+/* Sums of neighbours in 16 bits. They hold 8 groups of quants of 4 bits, 4 of 5, 2 of 6: 127 × 15 × 2 × 8 = 30480. */
+#define VEC_SHORTS
+VEC_INLINE int shorts_hold(int bits)
+{
+    return bits <= 4 ? 8 : bits == 5 ? 4 : 2;
+}
+VEC_INLINE vi shorts_dot(vi s, vb w, const int8_t *a)
+{
+    int32_t four;
+    memcpy(&four, a, 4);
+    const __m256i all = _mm256_set1_epi32(four);
+    return (vi){_mm256_add_epi16(s.a, _mm256_maddubs_epi16(w.a, all)), _mm256_add_epi16(s.b, _mm256_maddubs_epi16(w.b, all))};
+}
+VEC_INLINE vi shorts_zero(void)
+{
+    return (vi){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+VEC_INLINE vi shorts_add(vi c, vi s)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    return (vi){_mm256_add_epi32(c.a, _mm256_madd_epi16(s.a, ones)), _mm256_add_epi32(c.b, _mm256_madd_epi16(s.b, ones))};
+}
+
 #endif

@@ -7,7 +7,9 @@
 #include <immintrin.h>
 #include <string.h>
 
+#ifndef VEC_WIDEST
 #define VEC_WIDEST 12
+#endif
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512i vb;
@@ -84,6 +86,16 @@ static inline vb vb_load(const uint8_t *p)
 {
     return _mm512_loadu_si512((const void *)p);
 }
+static inline void vb_store(uint8_t *p, vb a)
+{
+    _mm512_storeu_si512((void *)p, a);
+}
+static inline vi vi_load(const int32_t *p)
+{
+    return _mm512_loadu_si512((const void *)p);
+}
+#define vb_sub _mm512_sub_epi8
+#define vb_set1(x) _mm512_set1_epi8((char)(x))
 /* Bits of neighbouring bytes that a 16-bit shift brings in fall to the mask. */
 static inline __attribute__((always_inline)) vb vb_bits(vb a, int shift, unsigned mask)
 {

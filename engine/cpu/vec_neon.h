@@ -187,4 +187,41 @@ VEC_INLINE vi vi_dot(vi c, vb w, const int8_t *a, int zero_log2)
     return c;
 }
 
+#ifdef VEC_PAIRS
+/* Sums of 16 rows × 2 columns: by pairs of rows, each (row, column) 00 01 10 11. */
+typedef struct {
+    int32x4_t val[8];
+} vp;
+VEC_INLINE vp vp_zero(void)
+{
+    vp r;
+    for (int i = 0; i < 8; i++) r.val[i] = vdupq_n_s32(0);
+    return r;
+}
+/* Two groups of 4 matrix columns: low, then high; a and b: the two batch columns' 4 bytes for each. */
+VEC_INLINE vp vp_dot(vp c, vb low, vb high, const int8_t *a, const int8_t *b, int zero_log2)
+{
+    const int32x2_t first = vreinterpret_s32_s8(vld1_s8(a)), second = vreinterpret_s32_s8(vld1_s8(b));
+    const int8x16_t x = vreinterpretq_s8_s32(vcombine_s32(vzip1_s32(first, second), vzip2_s32(first, second)));
+    QUARTERS
+    {
+        const uint8x16_t flip = vdupq_n_u8(zero_log2 == 7 ? 0x80 : 0);
+        const uint32x4_t l = vreinterpretq_u32_u8(veorq_u8(low.val[i], flip)), h = vreinterpretq_u32_u8(veorq_u8(high.val[i], flip));
+        c.val[i * 2] = vmmlaq_s32(c.val[i * 2], vreinterpretq_s8_u32(vzip1q_u32(l, h)), x);
+        c.val[i * 2 + 1] = vmmlaq_s32(c.val[i * 2 + 1], vreinterpretq_s8_u32(vzip2q_u32(l, h)), x);
+    }
+    return c;
+}
+/* One batch column's sums, added to where it starts. */
+VEC_INLINE vi vp_column(vp c, int column, vi start)
+{
+    QUARTERS
+    {
+        int32x4_t of = column ? vuzp2q_s32(c.val[i * 2], c.val[i * 2 + 1]) : vuzp1q_s32(c.val[i * 2], c.val[i * 2 + 1]);
+        start.val[i] = vaddq_s32(start.val[i], of);
+    }
+    return start;
+}
+#endif
+
 #endif

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* One matrix to pack: rows [first, first + count) of a tensor. */
 struct packing {
@@ -34,9 +35,15 @@ static int64_t source_row(const struct packing *p, int row)
 static void pack_panel(struct packings *all, const struct packing *p, int panel, int member)
 {
     void *scratch = all->scratch + (size_t)member * all->scratch_size;
+    const void *rows[PANEL_ROWS] = {0};
+    int first = panel * PANEL_ROWS, count = p->to->rows - first < PANEL_ROWS ? p->to->rows - first : PANEL_ROWS;
+    if (p->from->type >= GGUF_FP8) { /* rows that are no bytes of their own */
+        for (int i = 0; i < count; i++) packed_set_tensor_row(p->to, first + i, p->from, source_row(p, first + i), scratch);
+        return;
+    }
     size_t bytes = pack_row_bytes(p->from->type, p->to->k);
-    for (int row = panel * PANEL_ROWS; row < (panel + 1) * PANEL_ROWS && row < p->to->rows; row++)
-        packed_set_row(p->to, row, (const char *)p->from->data + (size_t)source_row(p, row) * bytes, scratch);
+    for (int i = 0; i < count; i++) rows[i] = (const char *)p->from->data + (size_t)source_row(p, first + i) * bytes;
+    packed_set_panel(p->to, panel, rows, scratch);
 }
 
 static void pack_job(void *ctx, int member)
@@ -62,7 +69,7 @@ static enum err_code plan(struct packings *all, struct packed *to, const struct 
         all->list = list;
         all->max = max;
     }
-    enum err_code code = packed_init(to, from->type, rows, (int)from->shape[0], e);
+    enum err_code code = packed_shape(to, from->type, rows, (int)from->shape[0], e);
     if (code) return code;
     all->list[all->count++] = (struct packing){to, from, first, rotate_head, rotated};
     if (packed_scratch(to->k) > all->scratch_size) all->scratch_size = (packed_scratch(to->k) + 63) & ~(size_t)63;
@@ -81,7 +88,7 @@ static enum err_code vector(float **out, const struct gguf_tensor *t, int64_t fi
 {
     if (!t) return ERR_OK;
     const struct pack_format *f = pack_format(t->type);
-    if (!f->element)
+    if (!pack_plain(t->type))
         return err_set(e, ERR_UNSUPPORTED, "tensor %.*s must be F32, F16 or BF16", (int)t->name.len, t->name.data);
     float *v = calloc((size_t)n + PANEL_ROWS, sizeof *v), *plain = calloc((size_t)n + 1, sizeof *plain);
     if (v && plain) {
@@ -175,11 +182,33 @@ static enum err_code plan_all(struct cpu *c, struct packings *all, struct err *e
     return code;
 }
 
+/* One mapping for all matrices, in whole huge pages where they are large: in pages of their own a twelfth of a 1B model's
+ * bytes lay in small ones. */
+static enum err_code take_memory(struct cpu *c, struct packings *all, struct err *e)
+{
+    static const size_t HUGE = (size_t)2 << 20, WORTH = (size_t)8 << 20;
+    size_t total = 0, spare;
+    for (int i = 0; i < all->count; i++) total += packed_bytes(all->list[i].to);
+    spare = total >= WORTH ? HUGE : 0;
+    void *memory = mmap(NULL, total + spare + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return err_set(e, ERR_MEMORY, "no memory for %zu bytes of weights", total);
+    c->weights = memory;
+    c->weights_bytes = total + spare + 1;
+    uint8_t *at = spare ? (uint8_t *)(((uintptr_t)memory + HUGE - 1) / HUGE * HUGE) : memory;
+    if (spare) (void)madvise(at, total, MADV_HUGEPAGE);
+    for (int i = 0; i < all->count; i++) {
+        all->list[i].to->data = at;
+        at += packed_bytes(all->list[i].to);
+    }
+    return ERR_OK;
+}
+
 enum err_code cpu_pack(struct cpu *c, struct err *e)
 {
     struct packings all = {.pool = c->pool};
     c->layer = calloc((size_t)c->model->layers, sizeof *c->layer);
     enum err_code code = c->layer ? plan_all(c, &all, e) : err_set(e, ERR_MEMORY, "no memory for the layers");
+    if (!code) code = take_memory(c, &all, e);
     if (!code) {
         all.scratch = malloc(all.scratch_size * (size_t)pool_threads(c->pool));
         if (!all.scratch) code = err_set(e, ERR_MEMORY, "no memory to pack weights");
@@ -214,6 +243,7 @@ void cpu_unpack(struct cpu *c)
         free(l->gates);
     }
     packed_release(&c->output);
+    if (c->weights) (void)munmap(c->weights, c->weights_bytes);
     free(c->output_norm);
     free(c->output_bias);
     free(c->layer);

@@ -44,7 +44,7 @@ static void render(const char *source)
     struct buf out = BUF_INIT(32 << 20);
     struct err e = {0};
     enum err_code code = template_parse(&t, source, strlen(source), &e);
-    if (!code) code = template_render(t, messages, count, tools, prompt && *prompt == '1', bos, eos, &out, &e);
+    if (!code) code = template_render(t, messages, count, tools, NULL, prompt && *prompt == '1', bos, eos, &out, &e);
     if (code) write_result(code, e.msg, strlen(e.msg));
     else write_result(code, out.data, out.len);
     buf_release(&out);

@@ -8,13 +8,23 @@
 #include "tests/engine/tiny_model.h"
 
 static const enum gguf_type TYPES[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1,
-                                       GGUF_IQ4_NL, GGUF_Q2_K, GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K};
-enum { TYPES_COUNT = sizeof TYPES / sizeof TYPES[0], ROWS = 37, K = 544, COLS = 29, LDY = 48 };
+                                       GGUF_IQ4_NL, GGUF_Q2_K, GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K, GGUF_FP8, GGUF_W4A16};
+enum { TYPES_COUNT = sizeof TYPES / sizeof TYPES[0], ROWS = 37, ROWS_IN_EIGHTS = 40, K = 544, COLS = 37, LDY = 48 };
+
+/* The sets of this machine, and one more where a test brings it along. */
+static const struct kernels *set_at(int index)
+{
+#ifdef KERNELS_EXTRA
+    return index == 0 ? &KERNELS_EXTRA : kernels_at(index - 1);
+#else
+    return kernels_at(index);
+#endif
+}
 
 /* An odd number of blocks, so that the last chunk is not full; k-quants have whole chunks only. */
 static int k_of(enum gguf_type type)
 {
-    return pack_super(type) ? 512 : K;
+    return pack_super(type) || type == GGUF_W4A16 ? 512 : K;
 }
 
 /* A random matrix in all its shapes, and random columns. */
@@ -29,14 +39,17 @@ static void fixture_init(struct fixture *f, enum gguf_type type)
     uint64_t seed = 42 + (uint64_t)type;
     const int k = k_of(type);
     size_t bytes = pack_row_bytes(type, k);
-    unsigned char *raw = malloc(bytes * ROWS);
+    unsigned char *raw = malloc(bytes * ROWS_IN_EIGHTS);
+    float scale[ROWS];
+    const struct gguf_tensor t = {.type = type, .dims = 2, .shape = {k, ROWS_IN_EIGHTS, 1, 1}, .data = raw, .scale = scale};
     void *scratch = malloc(packed_scratch(K));
     f->plain = malloc(sizeof *f->plain * ROWS * K);
-    tiny_fill(type, raw, bytes * ROWS, 1, &seed);
+    tiny_fill(type, raw, bytes * ROWS_IN_EIGHTS, 1, &seed);
+    for (int r = 0; r < ROWS; r++) scale[r] = (1.5f + tiny_uniform(&seed)) / 100;
     assert_int_equal(packed_init(&f->w, type, ROWS, k, NULL), ERR_OK);
     for (int r = 0; r < ROWS; r++) {
-        packed_set_row(&f->w, r, raw + (size_t)r * bytes, scratch);
-        pack_dequantize(type, raw + (size_t)r * bytes, k, f->plain + r * k, scratch);
+        packed_set_tensor_row(&f->w, r, &t, r, scratch);
+        pack_tensor_row(&t, r, f->plain + r * k, scratch);
     }
     for (int c = 0; c < COLS; c++)
         for (int i = 0; i < K; i++) f->x[c][i] = tiny_uniform(&seed) * (c == 3 ? 100.0f : 1.0f) * (c == 5 && i < 64 ? 0.0f : 1.0f);
@@ -113,14 +126,14 @@ static void products_equal_a_double_precision_reference(void **state)
 static void every_set_and_every_batch_gives_the_same_bits(void **state)
 {
     (void)state;
-    static const int CUTS[][8] = {{29}, {1, 28}, {12, 12, 5}, {2, 3, 7, 17}, {8, 13, 4, 4}, {1, 1, 1, 26}};
+    static const int CUTS[][8] = {{37}, {1, 36}, {12, 12, 13}, {2, 3, 7, 25}, {8, 13, 4, 12}, {1, 1, 1, 34}};
     for (int t = 0; t < TYPES_COUNT; t++) {
         struct fixture f;
         float want[COLS * LDY], y[COLS * LDY];
         fixture_init(&f, TYPES[t]);
         product(kernels_find("scalar"), &f, 0, COLS, want);
         const struct kernels *k;
-        for (int i = 0; (k = kernels_at(i)) != NULL; i++)
+        for (int i = 0; (k = set_at(i)) != NULL; i++)
             for (size_t cut = 0; cut < sizeof CUTS / sizeof CUTS[0]; cut++) {
                 for (int c = 0, part = 0; c < COLS; c += CUTS[cut][part++]) product(k, &f, c, CUTS[cut][part], y + c * LDY);
                 for (int c = 0; c < COLS; c++)
@@ -129,6 +142,34 @@ static void every_set_and_every_batch_gives_the_same_bits(void **state)
             }
         fixture_release(&f);
     }
+}
+
+static void a_panel_at_once_is_its_rows_one_by_one(void **state)
+{
+    (void)state;
+    void *scratch = malloc(packed_scratch(K));
+    for (int t = 0; t < TYPES_COUNT; t++) {
+        struct packed one, all;
+        uint64_t seed = 3;
+        const int k = k_of(TYPES[t]);
+        size_t bytes = pack_row_bytes(TYPES[t], k);
+        if (TYPES[t] >= GGUF_FP8) continue; /* no rows of their own */
+        unsigned char *raw = malloc(bytes * ROWS);
+        tiny_fill(TYPES[t], raw, bytes * ROWS, 1, &seed);
+        assert_int_equal(packed_init(&one, TYPES[t], ROWS, k, NULL), ERR_OK);
+        assert_int_equal(packed_init(&all, TYPES[t], ROWS, k, NULL), ERR_OK);
+        for (int r = 0; r < ROWS; r++) packed_set_row(&one, r, raw + (size_t)r * bytes, scratch);
+        for (int p = 0; p < all.panels; p++) {
+            const void *rows[PANEL_ROWS] = {0};
+            for (int i = 0; i < PANEL_ROWS && p * PANEL_ROWS + i < ROWS; i++) rows[i] = raw + (size_t)(p * PANEL_ROWS + i) * bytes;
+            packed_set_panel(&all, p, rows, scratch);
+        }
+        if (memcmp(one.data, all.data, one.panel_bytes * (size_t)one.panels) != 0) fail_msg("type %d differs", (int)TYPES[t]);
+        packed_release(&one);
+        packed_release(&all);
+        free(raw);
+    }
+    free(scratch);
 }
 
 /* ---- attention ---- */
@@ -215,7 +256,7 @@ static void attention_equals_a_double_precision_reference(void **state)
         float cap;
     } CASES[] = {{1, 1, 0, 0, 0}, {7, 7, 100, 0, 0}, {21, 3, 94, 0, 0}, {40, 4, 60, 0, 2}, {30, 2, 70, 17, 0}, {5, 1, 30, 1, 0}, {9, 3, 98, 64, 1}};
     const struct kernels *k;
-    for (int i = 0; (k = kernels_at(i / 2)) != NULL; i++) {
+    for (int i = 0; (k = set_at(i / 2)) != NULL; i++) {
         fill_cache(&c, k, i % 2);
         fill_cache(&of_scalar, kernels_find("scalar"), i % 2);
         assert_memory_equal(&c, &of_scalar, sizeof c);
@@ -247,7 +288,7 @@ static void elementwise_kernels_equal_libm(void **state)
 {
     (void)state;
     const struct kernels *k;
-    for (int i = 0; (k = kernels_at(i)) != NULL; i++) {
+    for (int i = 0; (k = set_at(i)) != NULL; i++) {
         float x[K], silu[K], gelu[K], capped[K], up[K];
         for (int j = 0; j < K; j++) {
             x[j] = silu[j] = gelu[j] = capped[j] = (float)(j - K / 2) * 0.4f;
@@ -283,7 +324,7 @@ static void the_distribution_is_measured(void **state)
         entropy -= p * log(p);
         second += p * log(p) * log(p);
     }
-    for (int i = 0; (k = kernels_at(i)) != NULL; i++) {
+    for (int i = 0; (k = set_at(i)) != NULL; i++) {
         struct logit_stats st;
         k->stats(x, N, &st);
         assert_int_equal(st.best, 5);
@@ -316,7 +357,7 @@ static void halves_round_as_the_hardware_does(void **state)
 static void the_wanted_set_is_the_best_here(void **state)
 {
     (void)state;
-    assert_string_equal(kernels_at(0)->name, KERNELS_WANTED);
+    assert_string_equal(set_at(0)->name, KERNELS_WANTED);
 }
 #endif
 
@@ -328,6 +369,7 @@ int main(void)
 #endif
         cmocka_unit_test(products_equal_a_double_precision_reference),
         cmocka_unit_test(every_set_and_every_batch_gives_the_same_bits),
+        cmocka_unit_test(a_panel_at_once_is_its_rows_one_by_one),
         cmocka_unit_test(attention_equals_a_double_precision_reference),
         cmocka_unit_test(elementwise_kernels_equal_libm),
         cmocka_unit_test(the_distribution_is_measured),

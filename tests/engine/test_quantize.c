@@ -92,12 +92,64 @@ static void a_file_keeps_its_keys_and_its_norms(void **state)
     (void)unlink(out);
 }
 
+static struct gguf *quantized(const char *in, const char *out, const char *type)
+{
+    struct quantize_mix mix;
+    struct gguf *g = NULL;
+    struct err e = {0};
+    assert_true(quantize_mix_find(type, &mix));
+    if (quantize_file(in, out, &mix, NULL, NULL, &e)) fail_msg("%s: %s", type, e.msg);
+    if (gguf_open(&g, out, &e)) fail_msg("%s: %s", type, e.msg);
+    return g;
+}
+
+static void expect_types(const struct gguf *g, enum gguf_type layers, enum gguf_type output)
+{
+    assert_int_equal(gguf_tensor_find(g, "blk.0.attn_q.weight")->type, layers);
+    assert_int_equal(gguf_tensor_find(g, "blk.1.ffn_down.weight")->type, layers);
+    assert_int_equal(gguf_tensor_find(g, "blk.1.attn_norm.weight")->type, GGUF_F32);
+    assert_int_equal(gguf_tensor_find(g, "output.weight")->type, output);
+    assert_int_equal(gguf_tensor_find(g, "token_embd.weight")->type, GGUF_F16);
+    assert_int_equal(gguf_int(g, "general.file_type", -1), layers == GGUF_F16 ? 1 : -1);
+}
+
+/* F32 → FP8 → FP8 → W4A16 → F16: types and keys follow, and what is FP8 already stays as it is to the byte. */
+static void types_of_ours_go_there_and_back(void **state)
+{
+    (void)state;
+    char path[3][32] = {"/tmp/rung-test-a-XXXXXX", "/tmp/rung-test-b-XXXXXX", "/tmp/rung-test-c-XXXXXX"};
+    struct gguf_builder b = {0};
+    for (int i = 0; i < 3; i++) assert_true(close(mkstemp(path[i])) == 0);
+    tiny_model_build(&b, GGUF_F32, 5);
+    gguf_builder_write(&b, path[0]);
+    struct gguf *first = quantized(path[0], path[1], "fp8"), *second = quantized(path[1], path[2], "FP8");
+    expect_types(first, GGUF_FP8, GGUF_FP8);
+    expect_types(second, GGUF_FP8, GGUF_FP8);
+    const struct gguf_tensor *x = gguf_tensor_find(first, "blk.1.ffn_up.weight"), *y = gguf_tensor_find(second, "blk.1.ffn_up.weight");
+    assert_memory_equal(x->data, y->data, (size_t)x->bytes);
+    assert_memory_equal(x->scale, y->scale, (size_t)x->shape[1] * sizeof *x->scale);
+    assert_int_equal(gguf_tensor_count(first), gguf_tensor_count(second));
+    gguf_close(second);
+    second = quantized(path[1], path[2], "w4a16");
+    expect_types(second, GGUF_W4A16, GGUF_F16);
+    assert_null(gguf_tensor_find(second, "blk.1.ffn_up.weight.scale"));
+    assert_int_equal(gguf_array_strings(second, "rung.weights.fp8", NULL, 0), -1);
+    gguf_close(first);
+    first = quantized(path[2], path[1], "F16");
+    expect_types(first, GGUF_F16, GGUF_F16);
+    assert_int_equal(gguf_int(first, "rung.weights.version", -1), -1);
+    gguf_close(first);
+    gguf_close(second);
+    for (int i = 0; i < 3; i++) (void)unlink(path[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_come_back_within_the_types_error),
         cmocka_unit_test(what_is_quantized_already_does_not_change),
         cmocka_unit_test(a_file_keeps_its_keys_and_its_norms),
+        cmocka_unit_test(types_of_ours_go_there_and_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

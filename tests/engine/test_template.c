@@ -14,7 +14,7 @@ static enum err_code render(const char *source, const struct engine_message *mes
 {
     struct template *t = NULL;
     enum err_code code = template_parse(&t, source, strlen(source), e);
-    if (!code) code = template_render(t, messages, count, tools, true, "<s>", "</s>", out, e);
+    if (!code) code = template_render(t, messages, count, tools, NULL, true, "<s>", "</s>", out, e);
     template_free(t);
     return code;
 }
@@ -175,11 +175,65 @@ static void any_cut_of_a_template_is_survived(void **state)
         struct buf out = BUF_INIT(1 << 16);
         assert_non_null(cut);
         memcpy(cut, SOURCE, n);
-        if (!template_parse(&t, cut, n, NULL)) (void)!template_render(t, CHAT, 1, NULL, true, "", "", &out, NULL);
+        if (!template_parse(&t, cut, n, NULL)) (void)!template_render(t, CHAT, 1, NULL, NULL, true, "", "", &out, NULL);
         else assert_null(t);
         template_free(t);
         buf_release(&out);
         free(cut);
+    }
+}
+
+/* ---- variables of the caller ---- */
+
+static enum err_code render_with(const char *source, const char *variables, struct buf *out, struct err *e)
+{
+    static const struct engine_message CHAT[] = {{.role = "user", .content = "U"}};
+    struct template *t = NULL;
+    enum err_code code = template_parse(&t, source, strlen(source), e);
+    if (!code) code = template_render(t, CHAT, 1, NULL, variables, true, "<s>", "</s>", out, e);
+    template_free(t);
+    return code;
+}
+
+static void callers_variables_are_seen_and_replace_nothing(void **state)
+{
+    (void)state;
+    static const char SOURCE[] = "{{ x is defined }} {{ x }} {{ messages[0].content }} {{ add_generation_prompt }}";
+    static const struct {
+        const char *variables, *want;
+    } CASES[] = {{NULL, "False  U True"}, {"", "False  U True"}, {"{}", "False  U True"}, {"{\"x\":false}", "True False U True"},
+                 {"{\"x\":[1,{\"y\":\"z\"}],\"messages\":7,\"add_generation_prompt\":false}", "True [1, {'y': 'z'}] U True"}};
+    for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
+        struct buf out = BUF_INIT(1 << 16);
+        struct err e = {0};
+        if (render_with(SOURCE, CASES[i].variables, &out, &e)) fail_msg("%s", e.msg);
+        assert_string_equal(out.data, CASES[i].want);
+        buf_release(&out);
+    }
+    static const char *const WRONG[] = {"[]", "1", "{", "{\"x\":}", "{} {}", "\"x\""};
+    for (size_t i = 0; i < sizeof WRONG / sizeof WRONG[0]; i++) {
+        struct buf out = BUF_INIT(1 << 16);
+        struct err e = {0};
+        assert_int_not_equal(render_with("x", WRONG[i], &out, &e), ERR_OK);
+        assert_non_null(strstr(e.msg, "chat_template_kwargs"));
+        buf_release(&out);
+    }
+}
+
+static void qwen3_does_not_think_where_it_is_told_not_to(void **state)
+{
+    (void)state;
+    char source[16384];
+    FILE *f = fopen(TEST_DATA "/templates/qwen3.jinja", "rb");
+    assert_non_null(f);
+    source[fread(source, 1, sizeof source - 1, f)] = 0;
+    (void)fclose(f);
+    for (int think = 0; think < 2; think++) {
+        struct buf out = BUF_INIT(1 << 16);
+        struct err e = {0};
+        if (render_with(source, think ? "{\"enable_thinking\":true}" : "{\"enable_thinking\":false}", &out, &e)) fail_msg("%s", e.msg);
+        assert_true(think == !strstr(out.data, "<think>\n\n</think>"));
+        buf_release(&out);
     }
 }
 
@@ -194,6 +248,8 @@ int main(void)
         cmocka_unit_test(nesting_is_bounded),
         cmocka_unit_test(work_and_memory_are_bounded),
         cmocka_unit_test(any_cut_of_a_template_is_survived),
+        cmocka_unit_test(callers_variables_are_seen_and_replace_nothing),
+        cmocka_unit_test(qwen3_does_not_think_where_it_is_told_not_to),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,9 @@ import struct
 import numpy as np
 
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12,
-         "Q5_K": 13, "Q6_K": 14, "IQ4_NL": 20, "BF16": 30}
+         "Q5_K": 13, "Q6_K": 14, "IQ4_NL": 20, "BF16": 30, "FP8": 24, "W4A16": 24}
+OWN = ("FP8", "W4A16")  # I8 to GGUF; keys of ours name them
+PLAIN = ("F32", "F16", "BF16", *OWN)  # their inputs are not rounded
 IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=np.float64)
 
 
@@ -112,6 +114,30 @@ def blocks(kind, rng, n, scale):
     raise ValueError(kind)
 
 
+def fp8(rng, shape, scale):
+    """E4M3 bytes near normally spread numbers, then a scale for each row: (bytes, values)."""
+    x = np.abs(rng.standard_normal(shape)) * 80
+    raw = np.clip((np.log2(np.maximum(x, 2.0 ** -9)) + 7) * 8, 0, 126).astype(np.uint8)
+    raw |= rng.integers(0, 2, size=shape, dtype=np.uint8) << 7
+    e, m = (raw >> 3 & 15).astype(np.float64), (raw & 7).astype(np.float64)
+    v = np.where(e > 0, 2.0 ** (e - 7) * (1 + m / 8), 2.0 ** -6 * m / 8) * np.where(raw >> 7, -1, 1)
+    row = (scale / 80 * rng.uniform(0.5, 1.5, size=shape[:-1])).astype(np.float32)
+    return raw.tobytes() + row.tobytes(), v * row.astype(np.float64)[..., None]
+
+
+def w4a16(rng, shape, scale):
+    """Random nibbles and F16 group scales as the format's page lays them out: (bytes, values)."""
+    rows, k = int(np.prod(shape[:-1])), shape[-1]
+    nibble = rng.integers(0, 16, size=(rows // 8, 8, k // 128, 4, 4, 8), dtype=np.uint32)  # panel, row, group, j, t, e
+    d = (scale / 4.6 * rng.uniform(0.5, 1.5, size=(rows // 8, 8, k // 128))).astype(np.float16)
+    words = (nibble << (4 * np.array([0, 4, 1, 5, 2, 6, 3, 7], dtype=np.uint32))).sum(-1, dtype=np.uint32)
+    words = words.transpose(0, 2, 1, 4, 3)  # panel, group, row, t, j: a lane is (row, t)
+    granule = np.concatenate([np.ascontiguousarray(words).view(np.uint8).reshape(rows // 8, k // 128, 512),
+                              np.ascontiguousarray(d.transpose(0, 2, 1)).view(np.uint8).reshape(rows // 8, k // 128, 16)], axis=2)
+    v = (nibble.astype(np.float64) - 8) * d.astype(np.float64)[..., None, None, None]
+    return granule.tobytes(), v.reshape(shape)
+
+
 SIZE = {"Q2_K": 256, "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256}
 
 
@@ -126,6 +152,8 @@ def tensor(kind, rng, shape, scale):
             return kind, h.tobytes(), h.astype(np.float64)
         b = v.view(np.uint32) >> 16
         return kind, b.astype(np.uint16).tobytes(), (b << 16).astype(np.uint32).view(np.float32).astype(np.float64)
+    if kind in OWN:
+        return kind, *(fp8 if kind == "FP8" else w4a16)(rng, shape, scale)
     raw, v = blocks(kind, rng, int(np.prod(shape)) // SIZE.get(kind, 32), scale)
     return kind, np.ascontiguousarray(raw, dtype=np.uint8).tobytes(), v.reshape(shape)
 
@@ -166,13 +194,27 @@ def tokenizer_keys(vocabulary):
             "tokenizer.ggml.eos_token_id": 256, "tokenizer.ggml.add_bos_token": False}
 
 
+def in_file(tensors):
+    """[(name, type, shape, bytes)]: what GGUF sees of them, scales of FP8 as tensors of their own."""
+    for name, (kind, raw, values) in tensors.items():
+        shape = list(values.shape[::-1])
+        if kind == "FP8":
+            yield name, kind, shape, raw[:values.size]
+            yield name + ".scale", "F32", shape[1:], raw[values.size:]
+        else:
+            yield name, kind, [66 * shape[0] // 128, *shape[1:]] if kind == "W4A16" else shape, raw
+
+
 def write(path, keys, tensors):
+    for kind in OWN:
+        names = [name for name, t in tensors.items() if t[0] == kind]
+        keys = keys | ({"rung.weights.version": 1, "rung.weights." + kind.lower(): names} if names else {})
+    tensors = list(in_file(tensors))
     out = struct.pack("<IIQQ", 0x46554747, 3, len(tensors), len(keys))
     for k, v in keys.items():
         out += gguf_string(k) + gguf_value(v)
     data = b""
-    for name, (kind, raw, values) in tensors.items():
-        shape = values.shape[::-1]
+    for name, kind, shape, raw in tensors:
         out += gguf_string(name) + struct.pack("<I", len(shape)) + struct.pack("<%dQ" % len(shape), *shape)
         data += b"\0" * (-len(data) % 32)
         out += struct.pack("<IQ", TYPES[kind], len(data))
@@ -263,7 +305,7 @@ class Model:
     def mul(self, x, name, slice_=None):
         """x times a matrix. With `rounded`, inputs of quantized matrices are rounded to 8 bits by 32, as the engine's are."""
         w = self.w(name) if slice_ is None else self.w(name)[slice_]
-        if self.rounded and self.t[name][0] not in ("F32", "F16", "BF16"):
+        if self.rounded and self.t[name][0] not in PLAIN:
             b = x.reshape(-1, 32)
             most = np.abs(b).max(-1, keepdims=True)
             x = (np.rint(b * 127 / np.where(most > 0, most, 1)) * most / 127).reshape(x.shape)

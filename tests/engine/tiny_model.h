@@ -3,6 +3,7 @@
 #define RUNG_TESTS_ENGINE_TINY_MODEL_H
 
 #include "engine/cpu/pack.h"
+#include "engine/gguf_own.h"
 #include "tests/engine/gguf_builder.h"
 
 #include <math.h>
@@ -43,6 +44,16 @@ static inline void tiny_fill(enum gguf_type type, unsigned char *raw, size_t byt
             if (type == GGUF_F16) tiny_put_half(raw + i, v);
             else memcpy(raw + i, (unsigned char *)&v + (4 - element), element);
         }
+        return;
+    }
+    if (type == GGUF_FP8) {
+        for (size_t i = 0; i < bytes; i++) raw[i] = (unsigned char)(tiny_random(state) % 127 | (tiny_random(state) & 1) << 7);
+        return;
+    }
+    if (type == GGUF_W4A16) {
+        for (size_t i = 0; i < bytes; i++) raw[i] = (unsigned char)tiny_random(state);
+        for (size_t granule = 0; granule < bytes; granule += W4A16_GRANULE)
+            for (size_t i = 512; i < W4A16_GRANULE; i += 2) tiny_put_half(raw + granule + i, scale / 5 * (1.5f + tiny_uniform(state)));
         return;
     }
     size_t block = (size_t)gguf_type_info((uint32_t)type)->block_bytes;

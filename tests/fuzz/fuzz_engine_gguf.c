@@ -37,6 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int i = 0; i < gguf_tensor_count(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
         touch(t->data, (size_t)t->bytes);
+        if (t->scale) touch(t->scale, (size_t)(t->shape[1] * t->shape[2] * t->shape[3]) * sizeof *t->scale);
     }
     struct gguf_key key;
     for (int i = 0; gguf_key_at(g, i, &key); i++) {

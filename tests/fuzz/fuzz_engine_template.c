@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct err e = {0};
     if (template_parse(&t, (const char *)data, len, &e) == ERR_OK) {
         struct buf out = BUF_INIT(1 << 20);
-        if (template_render(t, messages, 4, json, size & 1, "<s>", "</s>", &out, &e) && !e.code) abort();
+        if (template_render(t, messages, 4, json, json && *json == '{' ? json : NULL, size & 1, "<s>", "</s>", &out, &e) && !e.code) abort();
         buf_release(&out);
     } else if (!e.code || !e.msg[0]) {
         abort();
