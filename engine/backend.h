@@ -17,11 +17,20 @@ struct batch {
     const int32_t *tokens;        /* (cols) */
     const struct batch_run *run;  /* (runs) */
     const int32_t *want;          /* (wanted) columns whose logits are wanted, ascending */
+    const uint8_t *need_logits;   /* (wanted) 0: only the row's statistics are looked at; NULL: every row's logits are */
+};
+
+/* What a row of logits says of the next token. */
+struct logit_stats {
+    float max, logsum;                   /* logsum: log Σ exp(logit) */
+    float entropy, margin, varentropy;   /* nats; p1 - p2 */
+    int best;
 };
 
 struct batch_out { /* rows in the order of `want`; live until the next forward */
-    const float *logits, *hidden; /* hidden: after the final norm */
+    const float *logits, *hidden; /* hidden: after the final norm. Rows of logits that need not be there hold anything */
     size_t logits_stride, hidden_stride;
+    const struct logit_stats *stats; /* (wanted), or NULL: ask stats() */
 };
 
 struct backend_options {
@@ -31,7 +40,6 @@ struct backend_options {
     int pages, cols_max, wanted_max;
 };
 
-struct logit_stats;
 struct backend {
     const char *kernels;
     int page_tokens;

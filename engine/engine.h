@@ -180,6 +180,8 @@ void engine_cancel(struct engine *engine, uint64_t id);
 struct engine_stats {
     int slots_max, slots_used, queue_max, queue_used;
     int pages_total, pages_used, pages_cached; /* KV pages: in use by running sequences; kept for reuse */
+    int pages_fragmented;  /* of pages_used: positions in them that hold nothing yet, in pages' worth, rounded up */
+    int batch_last;        /* tokens worked on together in the last step */
     int64_t prompt_tokens, cached_tokens, completion_tokens; /* since open */
     int64_t requests_done, requests_cancelled, preemptions, steps;
     double prefill_tokens_per_s, decode_tokens_per_s; /* over the last seconds; 0 while idle */
