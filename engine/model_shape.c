@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 struct shape {
     const char *name, *arch;
@@ -24,9 +25,11 @@ static const struct shape SHAPES[] = {
     {"llama3.2-3b", "llama",          3072, 28,    24,   8,  128, 8192,  128256,    true,  5e5},
     {"deepseek-7b", "llama",          4096, 30,    32,   32, 128, 11008, 102400,    false, 1e4},
     {"llama3.1-8b", "llama",          4096, 32,    32,   8,  128, 14336, 128256,    false, 5e5},
+    {"qwen2.5-14b", "qwen2",          5120, 48,    40,   8,  128, 13824, 152064,    false, 1e6},
     {"deepseek-67b", "llama",         8192, 95,    64,   8,  128, 22016, 102400,    false, 1e4},
+    {"llama3.1-70b", "llama",         8192, 80,    64,   8,  128, 28672, 128256,    false, 5e5},
 };
-enum { SHAPES_COUNT = (int)(sizeof SHAPES / sizeof SHAPES[0]), ALIGN = 64 };
+enum { SHAPES_COUNT = (int)(sizeof SHAPES / sizeof SHAPES[0]), ALIGN = 64, OWN_FIRST = 1000, OWN_COUNT = 2, W4_GROUP = 128 };
 
 const char *shape_name(int index)
 {
@@ -35,7 +38,7 @@ const char *shape_name(int index)
 
 /* ---- which type a matrix has ---- */
 
-enum role { ROLE_PLAIN, ROLE_V, ROLE_DOWN, ROLE_OUTPUT };
+enum role { ROLE_PLAIN, ROLE_EMBED, ROLE_V, ROLE_DOWN, ROLE_OUTPUT };
 
 /* The "_M" mixes give values and the down projection of some layers, and the output, a finer type (llama.cpp's rule). */
 static bool finer(const struct shape *s, int layer)
@@ -51,9 +54,18 @@ static enum gguf_type fitting(enum gguf_type t, int k)
     return t == GGUF_Q6_K ? GGUF_Q8_0 : t == GGUF_Q5_K ? GGUF_Q5_1 : t == GGUF_Q4_K ? GGUF_Q5_0 : GGUF_Q4_0;
 }
 
+/* FP8 and W4A16, whose numbers stand in no file: a file has them as bytes that keys name. */
+static bool is_own(enum gguf_type t)
+{
+    return (int)t >= OWN_FIRST;
+}
+
 static enum gguf_type type_of(const struct shape *s, enum gguf_type base, bool mixed, enum role role, int layer, int k)
 {
     enum gguf_type t = base;
+    bool four_bit = is_own(t) && gguf_type_info((uint32_t)t)->block_elements > 1;
+    bool plain = role == ROLE_EMBED || (role == ROLE_OUTPUT && (four_bit || s->tied)) || (four_bit && k % W4_GROUP != 0);
+    if (is_own(t)) return plain ? GGUF_F16 : t;
     if (mixed && (role == ROLE_OUTPUT || ((role == ROLE_V || role == ROLE_DOWN) && finer(s, layer)))) t = GGUF_Q6_K;
     return fitting(t, k);
 }
@@ -65,18 +77,22 @@ static bool parse_type(const char *name, enum gguf_type *type, bool *mixed)
     *mixed = len == 6 && strcmp(name + 4, "_M") == 0;
     if (len >= sizeof plain) return false;
     (void)snprintf(plain, sizeof plain, "%.*s", (int)(*mixed ? len - 2 : len), name);
-    for (uint32_t t = 0; t < 32; t++) {
+    for (uint32_t t = 0; t < OWN_FIRST + OWN_COUNT; t = t == 31 ? OWN_FIRST : t + 1) {
         const struct gguf_type_info *info = gguf_type_info(t);
         *type = (enum gguf_type)t;
-        if (info && pack_format(*type) && strcmp(info->name, plain) == 0) return true;
+        if (info && (is_own(*type) || pack_format(*type)) && strcmp(info->name, plain) == 0) return true;
     }
     return false;
 }
 
 /* ---- the file's head ---- */
 
+struct real { /* what a tensor is taken for, whatever the file calls it */
+    enum gguf_type type;
+    int k;
+};
 struct writer {
-    struct buf head, table;
+    struct buf head, table, reals;
     uint64_t keys, tensors, at; /* at: bytes of tensor data so far */
 };
 
@@ -110,8 +126,12 @@ static void add_float(struct writer *w, const struct shape *s, const char *key, 
 
 static void add_tensor(struct writer *w, const char *name, enum gguf_type type, int k, int rows)
 {
-    uint32_t dims = rows ? 2 : 1, kind = (uint32_t)type;
-    uint64_t shape[2] = {(uint64_t)k, (uint64_t)rows}, bytes = pack_row_bytes(type, k) * (uint64_t)(rows ? rows : 1);
+    const struct gguf_type_info *info = gguf_type_info((uint32_t)type);
+    uint64_t row_bytes = (uint64_t)(k / info->block_elements) * (uint64_t)info->block_bytes, bytes = row_bytes * (uint64_t)(rows ? rows : 1);
+    uint32_t dims = rows ? 2 : 1, kind = is_own(type) ? GGUF_I8 : (uint32_t)type;
+    uint64_t shape[2] = {is_own(type) ? row_bytes : (uint64_t)k, (uint64_t)rows};
+    const struct real real = {type, k};
+    (void)buf_add(&w->reals, &real, sizeof real);
     add_string(&w->table, name);
     (void)buf_add(&w->table, &dims, 4);
     (void)buf_add(&w->table, shape, 8 * dims);
@@ -159,7 +179,7 @@ static void write_head(struct writer *w, const struct shape *s, enum gguf_type t
     add_float(w, s, "attention.layer_norm_rms_epsilon", 1e-5);
     add_float(w, s, "rope.freq_base", s->rope_base);
     add_tensor(w, "output_norm.weight", GGUF_F32, s->embedding, 0);
-    add_tensor(w, "token_embd.weight", type_of(s, type, mixed, s->tied ? ROLE_OUTPUT : ROLE_PLAIN, 0, s->embedding), s->embedding,
+    add_tensor(w, "token_embd.weight", type_of(s, type, mixed, s->tied ? ROLE_OUTPUT : ROLE_EMBED, 0, s->embedding), s->embedding,
                s->vocabulary);
     if (!s->tied) add_tensor(w, "output.weight", type_of(s, type, mixed, ROLE_OUTPUT, 0, s->embedding), s->embedding, s->vocabulary);
     for (int i = 0; i < s->layers; i++) add_layer(w, s, type, mixed, i);
@@ -210,30 +230,54 @@ static void fill(const struct gguf_tensor *t, uint64_t *state)
     for (int64_t i = 0; i < t->bytes; i += info->block_bytes) scale_block(t->type, raw + i, size);
 }
 
-static enum err_code place(struct shaped *out, struct writer *w, struct err *e)
+/* The weights and the copy that a CPU's kernels make of them. */
+static enum err_code check_memory(const struct shaped *out, struct err *e)
+{
+    double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE), need = 2 * (double)out->bytes;
+    if (need <= have) return ERR_OK;
+    return err_set(e, ERR_MEMORY, "its weights and their copy for the CPU's kernels need %.0f GB; this machine has %.0f GB. A GPU makes them itself: --kernels cuda",
+                   need * 1e-9, have * 1e-9);
+}
+
+static void fill_all(struct shaped *out, const struct real *reals, bool on_gpu)
+{
+    uint64_t state = 88172645463325252u;
+    for (int i = 0; i < gguf_tensor_count(out->gguf); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(out->gguf, i);
+        if (on_gpu && t->dims > 1) gguf_shape_only(out->gguf, i, reals[i].type, reals[i].k);
+        else fill(t, &state);
+    }
+}
+
+static enum err_code place(struct shaped *out, struct writer *w, bool on_gpu, struct err *e)
 {
     struct buf *h = &w->head;
     char start[24] = "GGUF\3\0\0\0";
     memcpy(start + 8, &w->tensors, 8);
     memcpy(start + 16, &w->keys, 8);
     size_t used = sizeof start + h->len + w->table.len, head = (used + 31) / 32 * 32; /* the format's alignment */
-    if (!buf_ok(h) || !buf_ok(&w->table)) return err_set(e, ERR_MEMORY, "no memory for a model's head");
+    if (!buf_ok(h) || !buf_ok(&w->table) || !buf_ok(&w->reals)) return err_set(e, ERR_MEMORY, "no memory for a model's head");
     out->bytes = head + w->at;
+    enum err_code code = on_gpu ? ERR_OK : check_memory(out, e);
+    if (code) return code;
+    /* Of what is never touched no page is taken. */
     out->memory = mmap(NULL, out->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (out->memory == MAP_FAILED) return err_set(e, ERR_MEMORY, "no memory for %zu bytes of weights", out->bytes);
+    if (out->memory == MAP_FAILED) {
+        *out = (struct shaped){0};
+        return err_set(e, ERR_MEMORY, "no memory for %zu bytes of weights", head + w->at);
+    }
     memcpy(out->memory, start, sizeof start);
     memcpy((char *)out->memory + sizeof start, h->data, h->len);
     memcpy((char *)out->memory + sizeof start + h->len, w->table.data, w->table.len);
-    enum err_code code = gguf_open_memory(&out->gguf, out->memory, out->bytes, e);
-    uint64_t state = 88172645463325252u;
-    for (int i = 0; !code && i < gguf_tensor_count(out->gguf); i++) fill(gguf_tensor_at(out->gguf, i), &state);
-    if (code) shaped_release(out);
+    code = gguf_open_memory(&out->gguf, out->memory, out->bytes, e);
+    if (!code) fill_all(out, (const struct real *)(const void *)w->reals.data, on_gpu);
+    else shaped_release(out);
     return code;
 }
 
 static enum err_code unknown(const char *shape, const char *type, struct err *e)
 {
-    char names[200] = "";
+    char names[240] = "";
     for (int i = 0; i < SHAPES_COUNT; i++) {
         size_t n = strlen(names);
         (void)snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", SHAPES[i].name);
@@ -241,7 +285,7 @@ static enum err_code unknown(const char *shape, const char *type, struct err *e)
     return err_set(e, ERR_NOT_FOUND, "no shape '%s' of type '%s'; shapes: %s", shape, type, names);
 }
 
-enum err_code shaped_open(struct shaped *out, const char *shape, const char *type_name, struct err *e)
+enum err_code shaped_open(struct shaped *out, const char *shape, const char *type_name, bool on_gpu, struct err *e)
 {
     const struct shape *s = NULL;
     enum gguf_type type;
@@ -250,11 +294,14 @@ enum err_code shaped_open(struct shaped *out, const char *shape, const char *typ
     for (int i = 0; i < SHAPES_COUNT; i++)
         if (strcmp(SHAPES[i].name, shape) == 0) s = &SHAPES[i];
     if (!s || !parse_type(type_name, &type, &mixed)) return unknown(shape, type_name, e);
-    struct writer w = {.head = BUF_INIT(1 << 20), .table = BUF_INIT(1 << 20)};
+    if (is_own(type) && !on_gpu)
+        return err_set(e, ERR_UNSUPPORTED, "random weights of type %s are made on a GPU only: --kernels cuda", type_name);
+    struct writer w = {.head = BUF_INIT(1 << 20), .table = BUF_INIT(1 << 20), .reals = BUF_INIT(1 << 20)};
     write_head(&w, s, type, mixed);
-    enum err_code code = place(out, &w, e);
+    enum err_code code = place(out, &w, on_gpu, e);
     buf_release(&w.head);
     buf_release(&w.table);
+    buf_release(&w.reals);
     return code;
 }
 

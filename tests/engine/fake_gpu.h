@@ -116,7 +116,7 @@ static inline enum err_code fake_open(struct backend **out, const struct model *
     f->logits = calloc(wanted * (size_t)model->vocabulary, sizeof *f->logits);
     f->hidden = calloc(wanted * (size_t)model->embedding, sizeof *f->hidden);
     f->stats = calloc(wanted, sizeof *f->stats);
-    f->backend = (struct backend){.kernels = "cuda", .page_tokens = FAKE_PAGE, .token_bytes = 1 << 20,
+    f->backend = (struct backend){.kernels = "cuda", .page_tokens = FAKE_PAGE, .pages = pages, .token_bytes = 1 << 20,
                                   .forward = fake_forward, .stats = fake_stats, .close = fake_close};
     *out = &f->backend;
     if (f->kv && f->logits && f->hidden && f->stats) return ERR_OK;
