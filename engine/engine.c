@@ -199,6 +199,7 @@ void engine_info(const struct engine *g, struct engine_info *out)
                                 .kernels = g->backend->kernels,
                                 .device = g->device.library ? g->device.gpu.name : "",
                                 .device_uuid = g->device.library ? g->device.gpu.uuid : "",
+                                .device_index = g->device.library ? g->device.gpu.index : -1,
                                 .device_note = g->device.note,
                                 .identity = g->identity,
                                 .quantization = g->quantization,

@@ -53,6 +53,7 @@ struct engine_info {
     const char *kernels;       /* the kernel set in use */
     const char *device;        /* the GPU's name; "" on a CPU */
     const char *device_uuid;   /* as NVML knows it; "" on a CPU, or where the GPU has none */
+    int device_index;          /* as CUDA counts; -1 on a CPU */
     const char *device_note;   /* why no GPU is used where one might have been; else "" */
     const char *identity;      /* 64 hex digits: hash of tensor table, sampled tensor bytes, tokenizer and metadata */
     const char *quantization;  /* "Q8_0", "Q4_K_M", … as the file's dominant type */

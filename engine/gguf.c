@@ -561,14 +561,6 @@ void gguf_close(struct gguf *g)
     free(g);
 }
 
-void gguf_shape_only(struct gguf *g, int index, enum gguf_type type, int64_t k)
-{
-    struct gguf_tensor *t = &g->tensors[index];
-    t->data = NULL;
-    t->type = type;
-    t->shape[0] = k;
-}
-
 /* ---- asking ---- */
 
 int gguf_tensor_count(const struct gguf *g)

@@ -31,7 +31,7 @@ struct gguf_tensor {
     enum gguf_type type;
     int dims;
     int64_t shape[4];  /* shape[0] runs fastest: a (rows, cols) matrix has shape {cols, rows} */
-    const void *data;  /* into the map, checked to lie inside it; NULL: gguf_shape_only */
+    const void *data;  /* into the map, checked to lie inside it; NULL: of a shape alone (model_shape.h) */
     int64_t bytes;
 };
 
@@ -43,8 +43,6 @@ ERR_CHECKED enum err_code gguf_open(struct gguf **out, const char *path, struct 
 /* The same from memory that outlives the result (tests, fuzzers). */
 ERR_CHECKED enum err_code gguf_open_memory(struct gguf **out, const void *data, size_t len, struct err *e);
 void gguf_close(struct gguf *gguf);
-/* A model of a shape alone, for benches: the index-th tensor has no data from now on, is of this type and has rows of `k`. */
-void gguf_shape_only(struct gguf *gguf, int index, enum gguf_type type, int64_t k);
 
 int gguf_tensor_count(const struct gguf *gguf);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *gguf, int index);

@@ -239,12 +239,21 @@ static enum err_code check_memory(const struct shaped *out, struct err *e)
                    need * 1e-9, have * 1e-9);
 }
 
+/* From now on the tensor has no data, and is what it really is. */
+static void keep_shape_only(const struct gguf_tensor *tensor, const struct real *real)
+{
+    struct gguf_tensor *t = (struct gguf_tensor *)(uintptr_t)tensor; /* our own memory */
+    t->data = NULL;
+    t->type = real->type;
+    t->shape[0] = real->k;
+}
+
 static void fill_all(struct shaped *out, const struct real *reals, bool on_gpu)
 {
     uint64_t state = 88172645463325252u;
     for (int i = 0; i < gguf_tensor_count(out->gguf); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(out->gguf, i);
-        if (on_gpu && t->dims > 1) gguf_shape_only(out->gguf, i, reals[i].type, reals[i].k);
+        if (on_gpu && t->dims > 1) keep_shape_only(t, &reals[i]);
         else fill(t, &state);
     }
 }

@@ -1,6 +1,8 @@
 /* A library as the program loads it for a GPU, with the backend of fake_gpu.h; it is its own driver too. What it is like
  * comes from the environment:
- *   FAKE_GPU                 none: no such device; small: no model fits; tell: the kernels' name says what was asked for
+ *   FAKE_GPU                 none: no such device; small: no model fits; tell: the kernels' name says what was asked for; dies: every
+ *                            step fails
+ *   FAKE_GPU_HOLD            a file: while it is there, no step ends
  *   FAKE_GPU_ABI             the interface's version it claims
  *   FAKE_GPU_DRIVER          another driver's library
  *   FAKE_GPU_DRIVER_VERSION  what its own driver says of itself; default 13000 */
@@ -9,6 +11,7 @@
 
 #include <dlfcn.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #define EXPORTED __attribute__((visibility("default")))
 
@@ -41,6 +44,13 @@ static enum err_code device(int index, struct cuda_device *out, struct err *e)
     return ERR_OK;
 }
 
+static enum err_code forward(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e)
+{
+    const char *hold = getenv("FAKE_GPU_HOLD");
+    while (hold && access(hold, F_OK) == 0) (void)usleep(1000);
+    return is("dies") ? err_set(e, ERR_INTERNAL, "the GPU has fallen off the bus") : fake_forward(b, batch, out, e);
+}
+
 static enum err_code open_backend(struct backend **out, const struct model *model, const struct backend_options *o, struct err *e)
 {
     static char told[160];
@@ -48,6 +58,7 @@ static enum err_code open_backend(struct backend **out, const struct model *mode
     enum err_code code = fake_open(out, model, o, e);
     (void)snprintf(told, sizeof told, "device %d invariant %d sparse %d 8bit %d pages %d context %d cols %d wanted %d", o->device, o->invariant,
                    o->sparse_pages, o->kv_q8, o->pages, o->context_tokens, o->cols_max, o->wanted_max);
+    if (!code) (*out)->forward = forward;
     if (!code && is("tell")) (*out)->kernels = told;
     return code;
 }
