@@ -1,0 +1,461 @@
+#include "engine/cuda/decode.cuh"
+
+#include "engine/cuda/decode_attend.cuh"
+#include "engine/cuda/decode_private.cuh"
+#include "engine/cuda/decode_products.cuh"
+
+#include <stdlib.h>
+#include <string.h>
+
+extern "C" {
+#include "base/err.h"
+}
+
+/* ---- the kernel ---- */
+
+static __device__ __forceinline__ struct shared shared_of(const struct kernel_args *a, uint8_t *base)
+{
+    struct shared s;
+    s.ring = base;
+    s.inputs = base + a->stages * STAGE_BYTES;
+    s.sums = (float *)(s.inputs + a->inputs_bytes);
+    s.warp = s.sums + SUMS * RED_FLOATS;
+    s.angles = s.warp + 8 * WARPS;
+    s.flag = (int *)(s.angles + 8 * 2 * 128);
+    s.full = (uint64_t *)(s.flag + 4);
+    s.empty = s.full + STAGES_MAX;
+    s.sums_full = s.empty + STAGES_MAX;
+    s.sums_empty = s.sums_full + SUMS;
+    return s;
+}
+
+/* The producer's part of one operation. */
+template <int KIND>
+static __device__ void fetch(const struct kernel_args *a, const struct shared *s, struct ring *ring, int *rotation,
+                             const struct kernel_op *o, int op, uint64_t policy)
+{
+    int lane = (int)threadIdx.x & 31;
+    struct op_shape shape = op_shape(a, op);
+    struct walk walk = walk_op(&shape, rotation);
+    int k0 = walk.slice * shape.slice_k, k1 = min(shape.k, k0 + shape.slice_k), chunk = kind_chunk((enum matrix_kind)KIND);
+#pragma unroll 1
+    for (int t = walk.first; t < shape.tiles; t += walk.count) {
+        struct tile x = tile_at<KIND>(o, &shape, op, t);
+#pragma unroll 1
+        for (int k = k0; k < k1; k += chunk) {
+            int n = min(chunk, k1 - k);
+            uint32_t to = shared_address(s->ring + ring->stage * STAGE_BYTES), full = shared_address(&s->full[ring->stage]);
+            mbarrier_wait(shared_address(&s->empty[ring->stage]), ring->parity ^ 1);
+            if constexpr (KIND == MATRIX_W4) {
+                uint32_t bytes = (uint32_t)(n / W4_GROUP * W4_GRANULE);
+                int64_t from = (int64_t)(k / W4_GROUP) * W4_GRANULE;
+                if (lane == 0) mbarrier_expect(full, 2 * bytes);
+                __syncwarp();
+                if (lane < 2) bulk_copy(to + (uint32_t)lane * bytes, (lane ? x.b : x.a) + from, bytes, full, policy);
+            } else {
+                int element = KIND == MATRIX_FP8 ? 1 : 2;
+                uint32_t bytes = (uint32_t)(n * element);
+                if (lane == 0) mbarrier_expect(full, TILE_ROWS * bytes);
+                __syncwarp();
+                if (lane < TILE_ROWS)
+                    bulk_copy(to + (uint32_t)lane * ROW_STRIDE, (lane < 8 ? x.a : x.b) + ((int64_t)(lane & 7) * shape.k + k) * element, bytes,
+                              full, policy);
+            }
+            __syncwarp();
+            ring_next(ring);
+        }
+    }
+}
+
+/* The consumers wait until every block has come as far. */
+static __device__ void grid_wait(const struct kernel_args *a, unsigned *passed)
+{
+    *passed += gridDim.x;
+    if (threadIdx.x == 0)
+        while (load_acquire(a->barrier) < *passed) { }
+    barrier_sync(ALL_CONSUMERS, CONSUMERS);
+}
+
+/* The same where it is the consumers who have written. */
+static __device__ void grid_barrier(const struct kernel_args *a, unsigned *passed)
+{
+    barrier_sync(ALL_CONSUMERS, CONSUMERS);
+    if (threadIdx.x == 0) count_release(a->barrier);
+    grid_wait(a, passed);
+}
+
+/* Everything that runs once a layer stands in the code once: instructions that fall out of the cache cost more than they do. */
+
+template <int KIND, int OUT_KIND>
+static __device__ void produce(const struct kernel_args *a, const struct shared *s, struct ring ring)
+{
+    uint64_t policy = policy_evict_first();
+    int rotation = 0, ops = 4 * a->layers;
+#pragma unroll 1
+    for (int n = 0; n < ops; n++) {
+        struct kernel_op o = a->layer[n / 4].op[n % 4];
+        fetch<KIND>(a, s, &ring, &rotation, &o, n % 4, policy);
+    }
+    if (a->step.wanted) fetch<OUT_KIND>(a, s, &ring, &rotation, &a->output, OP_OUTPUT, policy);
+}
+
+/* Barriers that the grid passes in a layer. */
+static __device__ __forceinline__ int layer_barriers(const struct kernel_args *a)
+{
+    int n = 5 + (a->step.neighbours ? 1 : 0);
+    for (int op = OP_QKV; op <= OP_DOWN; op++) n += a->slices[op] > 1 ? 1 : 0;
+    return n;
+}
+
+/* A warp beside the producer: when the grid begins a layer, what its attention will read comes nearer. */
+static __device__ void prefetch_layers(const struct kernel_args *a)
+{
+    unsigned step = (unsigned)layer_barriers(a) * gridDim.x, begun = 0;
+    for (int i = 0; i < a->layers; i++, begun += step) {
+        while (load_acquire(a->barrier) < begun) __nanosleep(500);
+        prefetch_pages(a, a->layer + i, i);
+        const struct kernel_layer *l = a->layer + i;
+        int lines = a->embedding / 32;
+        for (int at = (int)blockIdx.x * 32 + ((int)threadIdx.x & 31); at < 2 * lines; at += (int)gridDim.x * 32) /* this layer's second norm, the next's first */
+            if (at < lines) prefetch_l2(l->ffn_norm + at * 32, 128);
+            else if (i + 1 < a->layers) prefetch_l2(l[1].attn_norm + (at - lines) * 32, 128);
+    }
+}
+
+#ifdef DECODE_PROFILE
+__device__ long long decode_stamps[132][32];
+#define STAMP(n)                                                                                                                   if (threadIdx.x == 0 && i == a->layers / 2) decode_stamps[blockIdx.x][n] = clock64();
+#else
+#define STAMP(n)
+#endif
+
+template <int KIND, int OUT_KIND>
+static __device__ void finish_all(const struct kernel_args *a, const struct shared *s)
+{
+    struct turn turn = {0, 0};
+    int rotation = 0, ops = 4 * a->layers;
+    unsigned passed = 0; /* what the grid has passed when this operation's tiles can be there */
+#pragma unroll 1
+    for (int n = 0; n < ops; n++) {
+        int op = n % 4;
+        struct kernel_op o = a->layer[n / 4].op[op];
+        finish<KIND>(a, s, &turn, &rotation, &o, op, passed);
+        passed += gridDim.x * (1u + (a->slices[op] > 1) + (op == OP_QKV ? 1u + a->step.neighbours : 0u));
+    }
+    if (a->step.wanted) finish<OUT_KIND>(a, s, &turn, &rotation, &a->output, OP_OUTPUT, passed);
+}
+
+template <int KIND, int OUT_KIND, int HD, bool FP8>
+static __device__ void consume_all(const struct kernel_args *a, const struct shared *s, struct ring ring)
+{
+    struct turn turn = {0, 0};
+    int rotation = 0, ops = 4 * a->layers + (a->step.wanted ? 1 : 0);
+    unsigned passed = 0;
+    for (int i = (int)threadIdx.x; i < a->step.cols * 2 * a->rotated; i += CONSUMERS) s->angles[i] = a->step.angles[i];
+#pragma unroll 1
+    for (int n = 0; n < ops; n++) {
+        int i = n / 4, op = i == a->layers ? OP_OUTPUT : n % 4;
+        const struct kernel_layer *l = a->layer + i;
+        struct op_shape shape = op_shape(a, op);
+        int kind = op == OP_OUTPUT ? OUT_KIND : KIND, stride = inputs_stride((enum matrix_kind)kind, shape.slice_k);
+        STAMP(op * 4)
+        if (op == OP_O || op == OP_DOWN) load_plain(a, s, op == OP_O ? a->attended : a->middle, &shape, stride);
+        else
+            load_normed(a, s, op == OP_QKV ? l->attn_norm : op == OP_FFN ? l->ffn_norm : a->output_norm, &shape, stride, kind == MATRIX_BF16,
+                        op == OP_OUTPUT);
+        STAMP(op * 4 + 1)
+        if (KIND != OUT_KIND && op == OP_OUTPUT) multiply<OUT_KIND>(a, s, &ring, &turn, &rotation, op);
+        else multiply<KIND>(a, s, &ring, &turn, &rotation, op);
+        STAMP(op * 4 + 2)
+        if (shape.slices > 1) {
+            grid_wait(a, &passed);
+            finish_slices(a, op, kind == MATRIX_BF16);
+            if (op != OP_OUTPUT) grid_barrier(a, &passed);
+        } else if (op != OP_OUTPUT) grid_wait(a, &passed);
+        STAMP(op * 4 + 3)
+        if (op != OP_QKV) continue;
+        if (a->step.neighbours) {
+            place_all<HD, FP8>(a, s, l, i);
+            grid_barrier(a, &passed);
+        }
+        attend_all<HD, FP8>(a, s, l, i, KIND == MATRIX_BF16);
+        STAMP(16)
+        grid_barrier(a, &passed);
+    }
+}
+
+template <int KIND, int OUT_KIND, int HD, bool FP8>
+static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_constant__ struct kernel_args args)
+{
+#if __CUDA_ARCH__ >= 900
+    extern __shared__ __align__(128) uint8_t base[];
+    const struct kernel_args *a = &args;
+    struct shared s = shared_of(a, base);
+    struct ring ring = {0, a->stages, 0};
+    if (threadIdx.x < (unsigned)a->stages) {
+        mbarrier_init(shared_address(&s.full[threadIdx.x]), 1);
+        mbarrier_init(shared_address(&s.empty[threadIdx.x]), WARPS);
+        asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+    } else if (threadIdx.x < (unsigned)a->stages + SUMS) {
+        mbarrier_init(shared_address(&s.sums_full[threadIdx.x - (unsigned)a->stages]), WARPS);
+        mbarrier_init(shared_address(&s.sums_empty[threadIdx.x - (unsigned)a->stages]), FINISHERS / 32);
+        asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+    }
+    __syncthreads();
+    if (threadIdx.x >= CONSUMERS) {
+        registers_give<OTHER_REGISTERS>();
+        if (threadIdx.x >= CONSUMERS + 128) finish_all<KIND, OUT_KIND>(a, &s);
+        else if (threadIdx.x < CONSUMERS + 32) produce<KIND, OUT_KIND>(a, &s, ring);
+        else if (threadIdx.x < CONSUMERS + 64) prefetch_layers(a);
+    } else {
+        registers_take<CONSUMER_REGISTERS>();
+        consume_all<KIND, OUT_KIND, HD, FP8>(a, &s, ring);
+    }
+#endif
+}
+
+/* Sums of 4 squares of the embeddings, as the layers' ends leave them; and the grid's barrier starts at 0. */
+static __global__ void decode_begin(const float *x, float *squares, int n, unsigned *barrier)
+{
+    int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i == 0) *barrier = 0;
+    if (i >= n) return;
+    float4 v = ((const float4 *)x)[i];
+    squares[i] = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+}
+
+/* ---- the host's side ---- */
+
+typedef void decode_function(struct kernel_args);
+
+struct decode {
+    struct kernel_args args;
+    decode_function *kernel;
+    int blocks, shared_max;
+    enum matrix_kind kind, out_kind;
+    void *memory;
+};
+
+struct variant {
+    enum matrix_kind kind, out_kind;
+    int head_dim;
+    bool fp8;
+    decode_function *kernel;
+};
+#define VARIANTS(kind, out)                                                                                                    \
+    {kind, out, 64, false, decode_kernel<kind, out, 64, false>}, {kind, out, 64, true, decode_kernel<kind, out, 64, true>},     \
+        {kind, out, 128, false, decode_kernel<kind, out, 128, false>}, {kind, out, 128, true, decode_kernel<kind, out, 128, true>}
+static const struct variant VARIANT[] = {VARIANTS(MATRIX_W4, MATRIX_F16),   VARIANTS(MATRIX_FP8, MATRIX_FP8), VARIANTS(MATRIX_FP8, MATRIX_F16),
+                                         VARIANTS(MATRIX_BF16, MATRIX_BF16), VARIANTS(MATRIX_F16, MATRIX_F16)};
+
+static enum err_code cannot(struct err *e, const char *why)
+{
+    return err_set(e, ERR_UNSUPPORTED, "the one-launch decode kernel: %s", why);
+}
+
+static bool same_kind(const struct decode_layer *l, enum matrix_kind kind)
+{
+    const struct matrix *m[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+    for (int i = 0; i < 7; i++)
+        if (m[i]->kind != kind || m[i]->rows % TILE_ROWS != 0 || m[i]->k % 128 != 0 || (uintptr_t)m[i]->data % 16 != 0) return false;
+    return true;
+}
+
+static int64_t bytes_of(const struct matrix *m)
+{
+    return m->kind == MATRIX_W4 ? (int64_t)(m->rows / 8) * (m->k / W4_GROUP) * W4_GRANULE : (int64_t)m->rows * m->k * (m->kind == MATRIX_FP8 ? 1 : 2);
+}
+
+static bool follows(const struct matrix *m, const struct matrix *next)
+{
+    return (const uint8_t *)m->data + bytes_of(m) == next->data && (!m->scale || m->scale + m->rows == next->scale);
+}
+
+static enum err_code find_kernel(struct decode *d, const struct decode_model *m, struct err *e)
+{
+    d->kind = m->layer[0].q.kind;
+    d->out_kind = m->output.kind;
+    for (int i = 0; i < m->layers; i++)
+        if (!same_kind(&m->layer[i], d->kind)) return cannot(e, "the layers' matrices are of several kinds, or of odd sizes");
+    for (int i = 0; i < m->layers; i++)
+        if (!follows(&m->layer[i].q, &m->layer[i].k) || !follows(&m->layer[i].k, &m->layer[i].v)) return cannot(e, "Q, K and V do not follow each other");
+    if (m->output.k % 128 != 0 || m->embedding % 16 != 0 || m->feed_forward % 128 != 0) return cannot(e, "odd sizes");
+    if (m->rotated > m->head_dim) return cannot(e, "rotation is wider than a head");
+    for (size_t i = 0; i < sizeof VARIANT / sizeof VARIANT[0]; i++) {
+        const struct variant *v = &VARIANT[i];
+        if (v->kind == d->kind && v->out_kind == d->out_kind && v->head_dim == m->head_dim && v->fp8 == m->kv.fp8) d->kernel = v->kernel;
+    }
+    return d->kernel ? ERR_OK : cannot(e, "not for these weights or heads");
+}
+
+/* The fewest slices of k whose inputs fit beside the ring. */
+static int slices_for(int k, int cols, enum matrix_kind kind, int limit)
+{
+    for (int slices = 1; slices <= SLICES_MAX; slices *= 2) {
+        int slice_k = ((k + 127) / 128 + slices - 1) / slices * 128;
+        if (slice_k * (slices - 1) < k && cols * inputs_stride(kind, slice_k) * 2 <= limit) return slices;
+    }
+    return 0;
+}
+
+/* How shared memory is divided for a number of columns. */
+static bool divide(const struct decode *d, int cols, struct kernel_args *a)
+{
+    if (a->step.invariant) cols = DECODE_COLS_MAX; /* k in as many slices, whatever the batch */
+    int ks[5] = {a->embedding, a->q_dim, a->embedding, a->feed_forward, a->embedding}, most = 0;
+    for (int op = 0; op < 5; op++) {
+        enum matrix_kind kind = op == OP_OUTPUT ? d->out_kind : d->kind;
+        int slices = slices_for(ks[op], cols, kind, d->shared_max - SHARED_SMALL - STAGES_LEAST * STAGE_BYTES);
+        if (slices == 0) return false;
+        int slice_k = ((ks[op] + 127) / 128 + slices - 1) / slices * 128, bytes = cols * inputs_stride(kind, slice_k) * 2;
+        a->slices[op] = slices;
+        most = bytes > most ? bytes : most;
+    }
+    int attend = attend_bytes(a->head_dim);
+    a->inputs_bytes = ((attend > most ? attend : most) + 127) / 128 * 128;
+    a->stages = (d->shared_max - SHARED_SMALL - a->inputs_bytes) / STAGE_BYTES;
+    if (a->stages > STAGES_MAX) a->stages = STAGES_MAX;
+    return a->stages >= 2;
+}
+
+static int64_t most_tiles(const struct kernel_args *a)
+{
+    int64_t tiles = (a->vocabulary + TILE_ROWS - 1) / TILE_ROWS, ffn = a->feed_forward / 8, qkv = (a->q_dim + 2 * a->kv_dim) / TILE_ROWS;
+    tiles = ffn > tiles ? ffn : tiles;
+    return qkv > tiles ? qkv : tiles;
+}
+
+static void *carve(uint8_t *base, size_t *used, int64_t count, size_t size)
+{
+    size_t at = *used;
+    *used += ((size_t)count * size + 255) & ~(size_t)255;
+    return base ? base + at : NULL;
+}
+
+static size_t carve_all(struct kernel_args *a, uint8_t *base)
+{
+    size_t used = 0;
+    int64_t cols = DECODE_COLS_MAX, tiles = most_tiles(a);
+    int64_t tasks = cols * a->kv_heads * ((a->heads / a->kv_heads + HEADS_TILE - 1) / HEADS_TILE);
+    a->layer = (const struct kernel_layer *)carve(base, &used, a->layers, sizeof *a->layer);
+    a->qkv = (float *)carve(base, &used, cols * (a->q_dim + 2 * a->kv_dim), 4);
+    a->attended = (uint16_t *)carve(base, &used, cols * a->q_dim, 2);
+    a->middle = (uint16_t *)carve(base, &used, cols * a->feed_forward, 2);
+    a->squares = (float *)carve(base, &used, cols * (a->embedding / 4), 4);
+    a->partial = (float *)carve(base, &used, tiles * SLICES_MAX * 128, 4);
+    a->split_out = (float *)carve(base, &used, tasks * SPLITS_MAX * HEADS_TILE * a->head_dim, 4);
+    a->split_max = (float *)carve(base, &used, tasks * SPLITS_MAX * 16, 4);
+    a->split_arrived = (unsigned *)carve(base, &used, tasks, 4);
+    a->barrier = (unsigned *)carve(base, &used, 1, 4);
+    return used;
+}
+
+static struct kernel_op op_of(const struct matrix *a, const struct matrix *b)
+{
+    return (struct kernel_op){(const uint8_t *)a->data, (const uint8_t *)b->data, a->scale, b->scale};
+}
+
+static enum err_code take_memory(struct decode *d, const struct decode_model *m, struct err *e)
+{
+    size_t bytes = carve_all(&d->args, NULL);
+    enum err_code code = cuda_check(cudaMalloc(&d->memory, bytes), "memory for the decode kernel", e);
+    if (code) return code;
+    (void)carve_all(&d->args, (uint8_t *)d->memory);
+    if ((code = cuda_check(cudaMemset(d->memory, 0, bytes), "clearing memory", e))) return code;
+    struct kernel_layer *layers = (struct kernel_layer *)calloc((size_t)m->layers, sizeof *layers);
+    if (!layers) return err_set(e, ERR_MEMORY, "no memory for %d layers", m->layers);
+    for (int i = 0; i < m->layers; i++) {
+        const struct decode_layer *l = &m->layer[i];
+        layers[i] = (struct kernel_layer){{op_of(&l->q, &l->q), op_of(&l->o, &l->o), op_of(&l->gate, &l->up), op_of(&l->down, &l->down)},
+                                          l->attn_norm, l->ffn_norm, l->q_bias, l->k_bias, l->v_bias, l->q_norm, l->k_norm, l->window, l->local_rope};
+    }
+    code = cuda_check(cudaMemcpy((void *)d->args.layer, layers, (size_t)m->layers * sizeof *layers, cudaMemcpyHostToDevice), "the layers' table", e);
+    free(layers);
+    return code;
+}
+
+static enum err_code ask_device(struct decode *d, struct err *e)
+{
+    int device = 0, major = 0, cooperative = 0;
+    enum err_code code = cuda_check(cudaGetDevice(&device), "cudaGetDevice", e);
+    if (code) return code;
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess || major < 9)
+        return cannot(e, "the GPU has no bulk copies (compute capability 9.0 is wanted)");
+    if (cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device) != cudaSuccess || !cooperative)
+        return cannot(e, "the GPU cannot start a whole grid at once");
+    if ((code = cuda_check(cudaDeviceGetAttribute(&d->blocks, cudaDevAttrMultiProcessorCount, device), "multiprocessors", e))) return code;
+    d->blocks -= d->blocks % SLICES_MAX >= 4 ? d->blocks % 4 : d->blocks % SLICES_MAX;
+    return cuda_check(cudaDeviceGetAttribute(&d->shared_max, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory", e);
+}
+
+enum err_code decode_open(struct decode **out, const struct decode_model *m, struct err *e)
+{
+    struct decode *d = (struct decode *)calloc(1, sizeof *d);
+    if (!d) return err_set(e, ERR_MEMORY, "no memory for the decode kernel");
+    struct kernel_args *a = &d->args;
+    a->embedding = m->embedding, a->layers = m->layers, a->heads = m->heads, a->kv_heads = m->kv_heads, a->head_dim = m->head_dim;
+    a->rotated = m->rotated, a->feed_forward = m->feed_forward, a->vocabulary = m->vocabulary;
+    a->q_dim = m->heads * m->head_dim, a->kv_dim = m->kv_heads * m->head_dim;
+    a->rope_halves = m->rope_halves, a->gelu = m->gelu, a->norm_eps = m->norm_eps, a->attention_scale = m->attention_scale;
+    a->attention_softcap = m->attention_softcap, a->residual_scale = m->residual_scale;
+    a->logit_scale = m->logit_scale, a->logit_softcap = m->logit_softcap;
+    a->output = op_of(&m->output, &m->output), a->output_norm = m->output_norm, a->output_bias = m->output_bias, a->kv = m->kv;
+    enum err_code code = ask_device(d, e);
+    if (!code) code = find_kernel(d, m, e);
+    if (!code && !divide(d, 1, a)) code = cannot(e, "a row's inputs do not fit shared memory");
+    if (!code) code = take_memory(d, m, e);
+    if (!code)
+        code = cuda_check(cudaFuncSetAttribute((const void *)d->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, d->shared_max),
+                          "shared memory of the decode kernel", e);
+    if (code) {
+        decode_close(d);
+        return code;
+    }
+    *out = d;
+    return ERR_OK;
+}
+
+void decode_close(struct decode *d)
+{
+    if (!d) return;
+    (void)cudaFree(d->memory);
+    free(d);
+}
+
+enum err_code decode_run(struct decode *d, const struct decode_step *step, cudaStream_t stream, struct err *e)
+{
+    struct kernel_args a = d->args;
+    a.step = *step;
+    if (step->cols < 1 || step->cols > DECODE_COLS_MAX || !divide(d, step->cols, &a))
+        return err_set(e, ERR_INTERNAL, "the decode kernel cannot take %d columns", step->cols);
+    int tasks = step->cols * a.kv_heads * ((a.heads / a.kv_heads + HEADS_TILE - 1) / HEADS_TILE);
+    a.splits = step->invariant ? 0 : d->blocks / tasks < 1 ? 1 : d->blocks / tasks > SPLITS_MAX ? SPLITS_MAX : d->blocks / tasks;
+    int squares = step->cols * a.embedding / 4;
+    decode_begin<<<(squares + 255) / 256, 256, 0, stream>>>(step->x, a.squares, squares, a.barrier);
+    size_t bytes = (size_t)(a.stages * STAGE_BYTES + a.inputs_bytes) + SHARED_SMALL;
+    void *params[] = {&a};
+    cudaError_t status = cudaGetLastError();
+    if (status == cudaSuccess)
+        status = cudaLaunchCooperativeKernel((const void *)d->kernel, dim3((unsigned)d->blocks), dim3(THREADS), params, bytes, stream);
+    return cuda_check(status, "the decode kernel", e);
+}
+
+#ifdef DECODE_PROFILE
+#include <stdio.h>
+void decode_profile(void)
+{
+    static long long stamps[132][32];
+    (void)cudaMemcpyFromSymbol(stamps, decode_stamps, sizeof stamps);
+    static const char *const name[] = {"norm", "qkv", "wait", "attend", "wait", "load", "o", "wait", "norm", "ffn", "wait", "load", "down", "wait"};
+    static const int order[] = {0, 1, 2, 3, 16, 4, 5, 6, 8, 9, 10, 12, 13, 14, 15};
+    for (int i = 0; i < 14; i++) {
+        long long least = 1LL << 60, most = 0, sum = 0;
+        for (int b = 0; b < 132; b++) {
+            long long d = stamps[b][order[i + 1]] - stamps[b][order[i]];
+            least = d < least ? d : least, most = d > most ? d : most, sum += d;
+        }
+        printf("%s %.1f/%.1f/%.1f  ", name[i], (double)least / 1755., (double)sum / 132 / 1755., (double)most / 1755.);
+    }
+    printf("\n");
+}
+#endif

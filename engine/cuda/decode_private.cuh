@@ -1,0 +1,170 @@
+/* Inside the decode kernel: how a block's shared memory is laid out, and the order of tiles that producer and consumers
+ * walk through alike. */
+#ifndef RUNG_ENGINE_CUDA_DECODE_PRIVATE_CUH
+#define RUNG_ENGINE_CUDA_DECODE_PRIVATE_CUH
+
+#include "engine/cuda/decode.cuh"
+#include "engine/cuda/ptx.cuh"
+
+enum {
+    WARPS = 16,               /* consumers */
+    CONSUMERS = WARPS * 32,
+    FINISHERS = 128,
+    THREADS = CONSUMERS + 128 + FINISHERS, /* between them the producer's group: two warps of it work */
+    CONSUMER_REGISTERS = 96, OTHER_REGISTERS = 48, /* 512 × 96 + 256 × 48 = 768 × 80, what a block starts with */
+    TILE_ROWS = 16,           /* two panels of 8 rows */
+    STAGE_BYTES = 17408,      /* a tile's next piece: 2 × 16 granules of W4, or 16 rows of 1024 bytes, 64 apart */
+    ROW_BYTES = 1024,
+    ROW_STRIDE = ROW_BYTES + 64, /* so that the 8 lanes of a quarter warp read different banks */
+    STAGES_LEAST = 4, STAGES_MAX = 10,
+    RED_FLOATS = WARPS * TILE_ROWS * DECODE_COLS_MAX, /* the warps' sums of one tile */
+    SUMS = 3,                 /* tiles whose sums wait for the finishers */
+    SLICES_MAX = 8,           /* of k, where a batch's inputs do not fit shared memory */
+    HEADS_TILE = 8,           /* query heads of one KV head that are worked on together */
+    SPLITS_MAX = 16, SPLIT_PAGES = 8, /* with less, another block is not worth it */
+    PAGE = CUDA_PAGE_TOKENS,
+    ALL_CONSUMERS = 1, ALL_FINISHERS = 2 /* barriers of the block */
+};
+
+enum op { OP_QKV, OP_O, OP_FFN, OP_DOWN, OP_OUTPUT };
+
+/* The panels of an operation: tile t is panels 2t and 2t + 1 of `a`, or (gate and up) panel t of each. */
+struct kernel_op {
+    const uint8_t *a, *b;
+    const float *scale_a, *scale_b; /* FP8 */
+};
+
+struct kernel_layer {
+    struct kernel_op op[4]; /* OP_QKV (the three lie behind each other) … OP_DOWN */
+    const float *attn_norm, *ffn_norm, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm;
+    int window, local_rope;
+};
+
+/* Everything that stays the same between steps, and the step. */
+struct kernel_args {
+    int embedding, layers, heads, kv_heads, head_dim, rotated, feed_forward, vocabulary, q_dim, kv_dim;
+    bool rope_halves, gelu;
+    float norm_eps, attention_scale, attention_softcap, residual_scale, logit_scale, logit_softcap;
+    const struct kernel_layer *layer; /* (layers) device */
+    struct kernel_op output;
+    const float *output_norm, *output_bias;
+    struct kv_cache kv;
+    struct decode_step step;
+    int slices[5], stages, inputs_bytes; /* slices of k by op; of shared memory */
+    int splits;                          /* of attention; 0: by each column's length */
+    float *qkv;                          /* (cols, q_dim + 2 kv_dim) */
+    uint16_t *attended, *middle;         /* (cols, q_dim), (cols, feed_forward) in the layers' form */
+    float *squares;                      /* (cols, embedding / 4) sums of 4 squares of x */
+    float *partial;                      /* (tiles, slices, 16, 8): where k is sliced */
+    float *split_out, *split_max;        /* (cols × kv heads × head tiles, splits, 8 × head_dim), (…, 2 × 8) */
+    unsigned *split_arrived, *barrier;   /* zero between steps */
+};
+
+/* Bytes of one 1024-byte row piece in k's. */
+static __device__ __host__ __forceinline__ int kind_chunk(enum matrix_kind kind)
+{
+    return kind == MATRIX_W4 ? WARPS * W4_GROUP : kind == MATRIX_FP8 ? ROW_BYTES : ROW_BYTES / 2;
+}
+
+struct op_shape {
+    int k, rows, tiles, slices, slice_k; /* slice_k: a multiple of 128 */
+};
+
+static __device__ __forceinline__ struct op_shape op_shape(const struct kernel_args *a, int op)
+{
+    struct op_shape s;
+    s.k = op == OP_O ? a->q_dim : op == OP_DOWN ? a->feed_forward : a->embedding;
+    s.rows = op == OP_QKV ? a->q_dim + 2 * a->kv_dim : op == OP_FFN ? 2 * a->feed_forward : op == OP_OUTPUT ? a->vocabulary : a->embedding;
+    s.tiles = (s.rows + TILE_ROWS - 1) / TILE_ROWS;
+    s.slices = a->slices[op];
+    s.slice_k = ((s.k + 127) / 128 + s.slices - 1) / s.slices * 128;
+    return s;
+}
+
+/* Where a block stands in the round of tiles: each operation begins at the block after the last one's last tile. */
+struct walk {
+    int slice, index, count; /* this block works on a slice of k, as the index-th of count */
+    int first;               /* its first tile */
+};
+
+static __device__ __forceinline__ struct walk walk_op(const struct op_shape *s, int *rotation)
+{
+    struct walk w;
+    int block = (int)blockIdx.x, blocks = (int)gridDim.x;
+    w.count = blocks / s->slices;
+    w.slice = block % s->slices;
+    w.index = block / s->slices;
+    int start = *rotation / s->slices % w.count;
+    w.first = w.index >= w.count ? s->tiles : (w.index - start + w.count) % w.count;
+    *rotation = (start + s->tiles) % w.count * s->slices;
+    return w;
+}
+
+/* One tile: two panels of 8 rows. */
+struct tile {
+    const uint8_t *a, *b;
+    const float *scale_a, *scale_b;
+    int row; /* of the result */
+};
+
+template <int KIND> static __device__ __forceinline__ struct tile tile_at(const struct kernel_op *o, const struct op_shape *s, int op, int t)
+{
+    struct tile x;
+    int64_t panel = KIND == MATRIX_W4 ? (int64_t)(s->k / W4_GROUP) * W4_GRANULE : (int64_t)s->k * (KIND == MATRIX_FP8 ? 8 : 16);
+    int pa = op == OP_FFN ? t : 2 * t, pb = op == OP_FFN ? t : 2 * t + 1;
+    if (pb * 8 >= s->rows) pb = pa; /* read twice, shown once */
+    x.a = o->a + pa * panel;
+    x.b = o->b + pb * panel;
+    x.scale_a = o->scale_a ? o->scale_a + pa * 8 : NULL;
+    x.scale_b = o->scale_a ? o->scale_b + pb * 8 : NULL;
+    x.row = op == OP_FFN ? t * 8 : t * TILE_ROWS;
+    return x;
+}
+
+/* The ring's position: stage and the parity of its round. */
+struct ring {
+    int stage, stages;
+    uint32_t parity;
+};
+
+static __device__ __forceinline__ void ring_next(struct ring *r)
+{
+    if (++r->stage == r->stages) {
+        r->stage = 0;
+        r->parity ^= 1;
+    }
+}
+
+static __device__ __forceinline__ uint16_t to_form(float v, bool bf16)
+{
+    if (bf16) return __bfloat16_as_ushort(__float2bfloat16_rn(v));
+    return __half_as_ushort(__float2half_rn(fminf(fmaxf(v, -65504.f), 65504.f)));
+}
+
+/* Which of the waiting tiles is next. */
+struct turn {
+    int at;
+    uint32_t parity;
+};
+
+static __device__ __forceinline__ void turn_next(struct turn *t)
+{
+    if (++t->at == SUMS) {
+        t->at = 0;
+        t->parity ^= 1;
+    }
+}
+
+/* Shared memory. */
+struct shared {
+    uint8_t *ring, *inputs; /* inputs: attention's work space too */
+    float *sums;   /* (SUMS, WARPS, 16, 8) */
+    float *warp;   /* (WARPS, 8) */
+    float *angles; /* (8, 2 × rotated) */
+    int *flag;     /* (4) */
+    uint64_t *full, *empty;           /* (STAGES_MAX) of the ring */
+    uint64_t *sums_full, *sums_empty; /* (SUMS) */
+};
+enum { SHARED_SMALL = SUMS * RED_FLOATS * 4 + (8 * WARPS + 4) * 4 + 8 * 2 * 128 * 4 + 2 * (STAGES_MAX + SUMS) * 8 + 64 };
+
+#endif
