@@ -21,7 +21,7 @@ static const char HELP[] =
     "  -m FILE          a model\n"
     "  --shape NAME     random weights of a known shape: qwen2.5-0.5b, llama3.1-8b, deepseek-67b …; on a GPU they are made\n"
     "                   there and need no memory here\n"
-    "  --type TYPE      of a shape's weights: Q8_0 (default), Q4_0, Q4_K_M, F16, BF16 …; on a GPU also FP8 and W4A16\n"
+    "  --type TYPE      of a shape's weights: Q8_0 (default), Q4_0, Q4_K_M, F16, BF16 …\n"
     "  -p N             tokens of the prompt; default 512\n"
     "  -n N             tokens to decode; default 128\n"
     "  -b N,N           streams decoded together, up to 1024; default 1\n"

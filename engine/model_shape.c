@@ -29,7 +29,7 @@ static const struct shape SHAPES[] = {
     {"deepseek-67b", "llama",         8192, 95,    64,   8,  128, 22016, 102400,    false, 1e4},
     {"llama3.1-70b", "llama",         8192, 80,    64,   8,  128, 28672, 128256,    false, 5e5},
 };
-enum { SHAPES_COUNT = (int)(sizeof SHAPES / sizeof SHAPES[0]), ALIGN = 64, OWN_FIRST = 1000, OWN_COUNT = 2, W4_GROUP = 128 };
+enum { SHAPES_COUNT = (int)(sizeof SHAPES / sizeof SHAPES[0]), ALIGN = 64 };
 
 const char *shape_name(int index)
 {
@@ -38,7 +38,7 @@ const char *shape_name(int index)
 
 /* ---- which type a matrix has ---- */
 
-enum role { ROLE_PLAIN, ROLE_EMBED, ROLE_V, ROLE_DOWN, ROLE_OUTPUT };
+enum role { ROLE_PLAIN, ROLE_V, ROLE_DOWN, ROLE_OUTPUT };
 
 /* The "_M" mixes give values and the down projection of some layers, and the output, a finer type (llama.cpp's rule). */
 static bool finer(const struct shape *s, int layer)
@@ -54,18 +54,9 @@ static enum gguf_type fitting(enum gguf_type t, int k)
     return t == GGUF_Q6_K ? GGUF_Q8_0 : t == GGUF_Q5_K ? GGUF_Q5_1 : t == GGUF_Q4_K ? GGUF_Q5_0 : GGUF_Q4_0;
 }
 
-/* FP8 and W4A16, whose numbers stand in no file: a file has them as bytes that keys name. */
-static bool is_own(enum gguf_type t)
-{
-    return (int)t >= OWN_FIRST;
-}
-
 static enum gguf_type type_of(const struct shape *s, enum gguf_type base, bool mixed, enum role role, int layer, int k)
 {
     enum gguf_type t = base;
-    bool four_bit = is_own(t) && gguf_type_info((uint32_t)t)->block_elements > 1;
-    bool plain = role == ROLE_EMBED || (role == ROLE_OUTPUT && (four_bit || s->tied)) || (four_bit && k % W4_GROUP != 0);
-    if (is_own(t)) return plain ? GGUF_F16 : t;
     if (mixed && (role == ROLE_OUTPUT || ((role == ROLE_V || role == ROLE_DOWN) && finer(s, layer)))) t = GGUF_Q6_K;
     return fitting(t, k);
 }
@@ -77,22 +68,18 @@ static bool parse_type(const char *name, enum gguf_type *type, bool *mixed)
     *mixed = len == 6 && strcmp(name + 4, "_M") == 0;
     if (len >= sizeof plain) return false;
     (void)snprintf(plain, sizeof plain, "%.*s", (int)(*mixed ? len - 2 : len), name);
-    for (uint32_t t = 0; t < OWN_FIRST + OWN_COUNT; t = t == 31 ? OWN_FIRST : t + 1) {
+    for (uint32_t t = 0; t < 32; t++) {
         const struct gguf_type_info *info = gguf_type_info(t);
         *type = (enum gguf_type)t;
-        if (info && (is_own(*type) || pack_format(*type)) && strcmp(info->name, plain) == 0) return true;
+        if (info && pack_format(*type) && strcmp(info->name, plain) == 0) return true;
     }
     return false;
 }
 
 /* ---- the file's head ---- */
 
-struct real { /* what a tensor is taken for, whatever the file calls it */
-    enum gguf_type type;
-    int k;
-};
 struct writer {
-    struct buf head, table, reals;
+    struct buf head, table;
     uint64_t keys, tensors, at; /* at: bytes of tensor data so far */
 };
 
@@ -126,12 +113,8 @@ static void add_float(struct writer *w, const struct shape *s, const char *key, 
 
 static void add_tensor(struct writer *w, const char *name, enum gguf_type type, int k, int rows)
 {
-    const struct gguf_type_info *info = gguf_type_info((uint32_t)type);
-    uint64_t row_bytes = (uint64_t)(k / info->block_elements) * (uint64_t)info->block_bytes, bytes = row_bytes * (uint64_t)(rows ? rows : 1);
-    uint32_t dims = rows ? 2 : 1, kind = is_own(type) ? GGUF_I8 : (uint32_t)type;
-    uint64_t shape[2] = {is_own(type) ? row_bytes : (uint64_t)k, (uint64_t)rows};
-    const struct real real = {type, k};
-    (void)buf_add(&w->reals, &real, sizeof real);
+    uint32_t dims = rows ? 2 : 1, kind = (uint32_t)type;
+    uint64_t shape[2] = {(uint64_t)k, (uint64_t)rows}, bytes = pack_row_bytes(type, k) * (uint64_t)(rows ? rows : 1);
     add_string(&w->table, name);
     (void)buf_add(&w->table, &dims, 4);
     (void)buf_add(&w->table, shape, 8 * dims);
@@ -179,7 +162,7 @@ static void write_head(struct writer *w, const struct shape *s, enum gguf_type t
     add_float(w, s, "attention.layer_norm_rms_epsilon", 1e-5);
     add_float(w, s, "rope.freq_base", s->rope_base);
     add_tensor(w, "output_norm.weight", GGUF_F32, s->embedding, 0);
-    add_tensor(w, "token_embd.weight", type_of(s, type, mixed, s->tied ? ROLE_OUTPUT : ROLE_EMBED, 0, s->embedding), s->embedding,
+    add_tensor(w, "token_embd.weight", type_of(s, type, mixed, s->tied ? ROLE_OUTPUT : ROLE_PLAIN, 0, s->embedding), s->embedding,
                s->vocabulary);
     if (!s->tied) add_tensor(w, "output.weight", type_of(s, type, mixed, ROLE_OUTPUT, 0, s->embedding), s->embedding, s->vocabulary);
     for (int i = 0; i < s->layers; i++) add_layer(w, s, type, mixed, i);
@@ -239,21 +222,13 @@ static enum err_code check_memory(const struct shaped *out, struct err *e)
                    need * 1e-9, have * 1e-9);
 }
 
-/* From now on the tensor has no data, and is what it really is. */
-static void keep_shape_only(const struct gguf_tensor *tensor, const struct real *real)
-{
-    struct gguf_tensor *t = (struct gguf_tensor *)(uintptr_t)tensor; /* our own memory */
-    t->data = NULL;
-    t->type = real->type;
-    t->shape[0] = real->k;
-}
-
-static void fill_all(struct shaped *out, const struct real *reals, bool on_gpu)
+/* A matrix for a GPU loses its data: the pages behind it are never touched, so that none is taken. */
+static void fill_all(struct shaped *out, bool on_gpu)
 {
     uint64_t state = 88172645463325252u;
     for (int i = 0; i < gguf_tensor_count(out->gguf); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(out->gguf, i);
-        if (on_gpu && t->dims > 1) keep_shape_only(t, &reals[i]);
+        struct gguf_tensor *t = (struct gguf_tensor *)(uintptr_t)gguf_tensor_at(out->gguf, i); /* our own memory */
+        if (on_gpu && t->dims > 1) t->data = NULL;
         else fill(t, &state);
     }
 }
@@ -265,21 +240,20 @@ static enum err_code place(struct shaped *out, struct writer *w, bool on_gpu, st
     memcpy(start + 8, &w->tensors, 8);
     memcpy(start + 16, &w->keys, 8);
     size_t used = sizeof start + h->len + w->table.len, head = (used + 31) / 32 * 32; /* the format's alignment */
-    if (!buf_ok(h) || !buf_ok(&w->table) || !buf_ok(&w->reals)) return err_set(e, ERR_MEMORY, "no memory for a model's head");
+    if (!buf_ok(h) || !buf_ok(&w->table)) return err_set(e, ERR_MEMORY, "no memory for a model's head");
     out->bytes = head + w->at;
     enum err_code code = on_gpu ? ERR_OK : check_memory(out, e);
     if (code) return code;
-    /* Of what is never touched no page is taken. */
     out->memory = mmap(NULL, out->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (out->memory == MAP_FAILED) {
-        *out = (struct shaped){0};
-        return err_set(e, ERR_MEMORY, "no memory for %zu bytes of weights", head + w->at);
+        out->memory = NULL;
+        return err_set(e, ERR_MEMORY, "no memory for %zu bytes of weights", out->bytes);
     }
     memcpy(out->memory, start, sizeof start);
     memcpy((char *)out->memory + sizeof start, h->data, h->len);
     memcpy((char *)out->memory + sizeof start + h->len, w->table.data, w->table.len);
     code = gguf_open_memory(&out->gguf, out->memory, out->bytes, e);
-    if (!code) fill_all(out, (const struct real *)(const void *)w->reals.data, on_gpu);
+    if (!code) fill_all(out, on_gpu);
     else shaped_release(out);
     return code;
 }
@@ -303,14 +277,11 @@ enum err_code shaped_open(struct shaped *out, const char *shape, const char *typ
     for (int i = 0; i < SHAPES_COUNT; i++)
         if (strcmp(SHAPES[i].name, shape) == 0) s = &SHAPES[i];
     if (!s || !parse_type(type_name, &type, &mixed)) return unknown(shape, type_name, e);
-    if (is_own(type) && !on_gpu)
-        return err_set(e, ERR_UNSUPPORTED, "random weights of type %s are made on a GPU only: --kernels cuda", type_name);
-    struct writer w = {.head = BUF_INIT(1 << 20), .table = BUF_INIT(1 << 20), .reals = BUF_INIT(1 << 20)};
+    struct writer w = {.head = BUF_INIT(1 << 20), .table = BUF_INIT(1 << 20)};
     write_head(&w, s, type, mixed);
     enum err_code code = place(out, &w, on_gpu, e);
     buf_release(&w.head);
     buf_release(&w.table);
-    buf_release(&w.reals);
     return code;
 }
 
