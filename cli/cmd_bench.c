@@ -15,32 +15,56 @@
 static const char HELP[] =
     "usage: rung bench engine (-m FILE | --shape NAME) [OPTIONS]\n"
     "\n"
-    "Measures prefill, decoding and batched decoding beside the machine's read bandwidth, which decoding cannot beat.\n"
+    "Measures prefill, decoding and batched decoding beside the read bandwidth of the memory that holds the weights (the\n"
+    "machine's, or the GPU's), which decoding cannot beat.\n"
     "\n"
     "  -m FILE          a model\n"
-    "  --shape NAME     random weights of a known shape: qwen2.5-0.5b, llama3.2-1b, deepseek-7b …\n"
-    "  --type TYPE      of a shape's weights: Q8_0 (default), Q4_0, Q4_K_M, F16, FP8, W4A16 …\n"
+    "  --shape NAME     random weights of a known shape: qwen2.5-0.5b, llama3.1-8b, deepseek-67b …; on a GPU they are made\n"
+    "                   there and need no memory here\n"
+    "  --type TYPE      of a shape's weights: Q8_0 (default), Q4_0, Q4_K_M, F16, BF16, FP8, W4A16 …\n"
     "  -p N             tokens of the prompt; default 512\n"
     "  -n N             tokens to decode; default 128\n"
-    "  -b N,N           streams decoded together; default 1\n"
-    "  -s N             tokens of a prefill step; default 256\n"
+    "  -b N,N           streams decoded together, up to 1024; default 1\n"
+    "  -d, --depth N    tokens in each stream's context before; default 0 for the prompt, and the prompt for decoding\n"
+    "  -s N             tokens of a prefill step; default 256, on a GPU 2048\n"
     "  -r N             rounds; the median is shown; default 3\n"
-    "  -t N, --kernels NAME, --json\n";
+    "  --kv TYPE        the KV cache: f16 (default) or q8_0 (8 bits; E4M3 on a GPU)\n"
+    "  --invariant      a GPU's batch-invariant mode\n"
+    "  --sparse-pages N on a GPU: decoding reads at most so many pages of the past\n"
+    "  -t N, --kernels NAME (auto, cpu, cuda, cuda:N, or a CPU's: scalar, avx2 …), --json\n";
 
-enum { STREAMS_MAX = 8, ROUNDS_MAX = 99 };
+enum { LIST_MAX = 8, STREAMS_MAX = 1024, ROUNDS_MAX = 99, PAGE = 32 };
 
 struct options {
-    const char *model, *shape, *type, *kernels;
-    int prompt, tokens, step, rounds, threads, streams[STREAMS_MAX], streams_count;
-    bool json;
+    const char *model, *shape, *type, *kernels, *kv;
+    int prompt, tokens, depth, step, rounds, threads, sparse_pages, streams[LIST_MAX], streams_count;
+    bool json, invariant;
 };
 
-static enum err_code open_model(struct probe *p, struct shaped *shaped, const struct options *o, int context, struct err *e)
+/* Where decoding begins. */
+static int decode_from(const struct options *o)
 {
-    if (o->model) return probe_open(p, o->model, o->kernels, o->threads, context, o->step, e);
-    enum err_code code = shaped_open(shaped, o->shape, o->type, e);
+    return o->depth >= 0 ? o->depth : o->prompt;
+}
+
+static int pages_for(int64_t tokens)
+{
+    return (int)((tokens + PAGE - 1) / PAGE);
+}
+
+static enum err_code open_model(struct probe *p, struct shaped *shaped, const struct options *o, const struct device *d, struct err *e)
+{
+    int streams = 1, prefill = pages_for((o->depth > 0 ? o->depth : 0) + (int64_t)o->prompt);
+    for (int i = 0; i < o->streams_count; i++) streams = o->streams[i] > streams ? o->streams[i] : streams;
+    int64_t decode = (int64_t)streams * pages_for((int64_t)decode_from(o) + o->tokens), pages = decode > prefill ? decode : prefill;
+    if (pages > INT32_MAX / PAGE) return err_set(e, ERR_INVALID, "%lld tokens of context in all streams; 2147483616 are the most", (long long)pages * PAGE);
+    struct probe_options options = {.kernels = o->kernels, .threads = o->threads, .context = (int)pages * PAGE,
+                                    .cols_max = o->step > streams ? o->step : streams, .wanted_max = streams,
+                                    .kv_q8 = strcmp(o->kv, "q8_0") == 0, .invariant = o->invariant, .sparse_pages = o->sparse_pages};
+    if (o->model) return probe_open(p, o->model, &options, e);
+    enum err_code code = shaped_open(shaped, o->shape, o->type, d->library != NULL, e);
     if (code) return code;
-    code = probe_open_gguf(p, shaped->gguf, o->kernels, o->threads, context, o->step, e);
+    code = probe_open_gguf(p, shaped->gguf, &options, e);
     if (code) gguf_close(shaped->gguf);
     return code;
 }
@@ -82,23 +106,24 @@ static enum err_code prefill(struct probe *p, const int32_t *ids, const struct o
 {
     struct batch_out out;
     struct stopwatch start = stopwatch_start();
+    int from = o->depth > 0 ? o->depth : 0;
     for (int at = 0; at < o->prompt; at += o->step) {
         int n = o->prompt - at < o->step ? o->prompt - at : o->step;
-        enum err_code code = probe_step(p, ids + at, n, at, false, &out, e);
+        enum err_code code = probe_step(p, ids + at, n, from + at, false, &out, e);
         if (code) return code;
     }
     *rate = stopwatch_rate(start, o->prompt);
     return ERR_OK;
 }
 
-/* Decoding after a prompt: its KV entries are whatever lies there, which costs the same. */
+/* Decoding after a context: its KV entries are whatever lies there, which costs the same. */
 static enum err_code decode(struct probe *p, const int32_t *ids, const struct options *o, int streams, struct rate *rate,
                             struct err *e)
 {
     struct batch_out out;
     struct stopwatch start = stopwatch_start();
     for (int i = 0; i < o->tokens; i++) {
-        enum err_code code = probe_decode(p, ids + i, streams, o->prompt + i, &out, e);
+        enum err_code code = probe_decode(p, ids + i, streams, decode_from(o) + i, &out, e);
         if (code) return code;
     }
     *rate = stopwatch_rate(start, o->tokens * streams);
@@ -117,41 +142,51 @@ static struct rate median(struct rate *v, int n)
     return v[n / 2];
 }
 
+/* What one token of `streams` decoded together reads: its share of the weights, and its own past. */
+static double token_bytes(const struct probe *p, const struct options *o, int streams)
+{
+    return (double)probe_token_bytes(p) / streams + (double)probe_kv_bytes(p, decode_from(o) + o->tokens / 2);
+}
+
 static void show(const struct options *o, const struct probe *p, const char *what, int streams, struct rate rate,
                  double bandwidth)
 {
-    double gbs = (double)probe_token_bytes(p) * rate.wall / streams * 1e-9, share = gbs * 1e9 / bandwidth;
+    double bytes = token_bytes(p, o, streams), gbs = bytes * rate.wall * 1e-9, share = bandwidth > 0 ? gbs * 1e9 / bandwidth : 0;
     bool reads = strcmp(what, "decode") == 0;
     if (o->json) {
         (void)printf("{\"what\":\"%s\",\"streams\":%d,\"tokens_per_s\":%.2f,\"tokens_per_cpu_s\":%.2f", what, streams,
                      rate.wall, rate.cpu);
-        if (reads) (void)printf(",\"gb_per_s\":%.3f,\"share\":%.4f", gbs, share);
+        if (reads) (void)printf(",\"bytes_per_token\":%.0f,\"gb_per_s\":%.3f", bytes, gbs);
+        if (reads && bandwidth > 0) (void)printf(",\"share\":%.4f", share);
         (void)puts("}");
         return;
     }
     (void)printf("%-8s %7d %12.2f %14.2f", what, streams, rate.wall, rate.cpu);
-    if (reads) (void)printf(" %10.2f %8.0f %%", gbs, share * 100);
+    if (reads) (void)printf(" %10.2f %10.2f", bytes * 1e-6, gbs);
+    if (reads && bandwidth > 0) (void)printf(" %8.0f %%", share * 100);
     (void)putchar('\n');
 }
 
 static void show_head(const struct options *o, const struct probe *p, double bandwidth, double open_s)
 {
-    const char *name = o->model ? o->model : o->shape;
+    const char *name = o->model ? o->model : o->shape, *gpu = p->device.library ? p->device.gpu.name : "";
     if (o->json) {
-        (void)printf("{\"what\":\"machine\",\"model\":\"%s\",\"kernels\":\"%s\",\"threads\":%d,\"read_gb_per_s\":%.3f,\"token_bytes\":%lld,"
-                     "\"open_s\":%.3f}\n",
-                     name, p->backend->kernels, o->threads, bandwidth * 1e-9, (long long)probe_token_bytes(p), open_s);
+        (void)printf("{\"what\":\"machine\",\"model\":\"%s\",\"kernels\":\"%s\",\"device\":\"%s\",\"threads\":%d,\"read_gb_per_s\":%.3f,"
+                     "\"token_bytes\":%lld,\"open_s\":%.3f,\"depth\":%d}\n",
+                     name, p->backend->kernels, gpu, o->threads, bandwidth * 1e-9, (long long)probe_token_bytes(p), open_s, decode_from(o));
         return;
     }
-    (void)printf("%s%s%s: %s, %d threads, %.2f GB read a token, memory reads %.2f GB/s, opened in %.2f s\n\n", name,
-                 o->model ? "" : " ", o->model ? "" : o->type, p->backend->kernels, o->threads, (double)probe_token_bytes(p) * 1e-9,
-                 bandwidth * 1e-9, open_s);
-    (void)printf("%-8s %7s %12s %14s %10s %10s\n", "what", "streams", "tokens/s", "tokens/cpu s", "GB/s", "of memory");
+    (void)printf("%s%s%s: %s, ", name, o->model ? "" : " ", o->model ? "" : o->type, p->backend->kernels);
+    if (*gpu) (void)printf("%s, ", gpu);
+    else (void)printf("%d threads, ", o->threads);
+    (void)printf("%.2f GB of weights read a token, memory reads %.2f GB/s, opened in %.2f s, decoding from position %d\n\n",
+                 (double)probe_token_bytes(p) * 1e-9, bandwidth * 1e-9, open_s, decode_from(o));
+    (void)printf("%-8s %7s %12s %14s %10s %10s %10s\n", "what", "streams", "tokens/s", "tokens/cpu s", "MB/token", "GB/s", "of memory");
 }
 
 static enum err_code measure(struct probe *p, const struct options *o, double bandwidth, struct err *e)
 {
-    int count = (o->prompt > o->tokens + STREAMS_MAX * 8 ? o->prompt : o->tokens) + 64;
+    int count = (o->prompt > o->tokens ? o->prompt : o->tokens) + STREAMS_MAX;
     int32_t *ids = malloc((size_t)count * sizeof *ids);
     struct rate rate[ROUNDS_MAX];
     if (!ids) return err_set(e, ERR_MEMORY, "no memory for %d tokens", count);
@@ -167,19 +202,27 @@ static enum err_code measure(struct probe *p, const struct options *o, double ba
     return code;
 }
 
+/* Before the model is there: on a GPU it may leave too little memory to read. */
+static enum err_code measure_memory(const struct options *o, const struct device *d, double *bandwidth, struct err *e)
+{
+    if (d->library) return d->library->read_bandwidth(d->gpu.index, bandwidth, e);
+    return bandwidth_measure(o->threads, (size_t)256 << 20, bandwidth, e);
+}
+
 static int run(struct options *o)
 {
     struct probe p = {0};
     struct shaped shaped = {0};
+    struct device device;
     struct err e = {0};
-    double bandwidth;
-    int streams = 1;
-    for (int i = 0; i < o->streams_count; i++) streams = o->streams[i] > streams ? o->streams[i] : streams;
+    double bandwidth = 0;
     if (!o->threads) o->threads = pool_cores();
-    if (o->step < streams) o->step = streams;
-    enum err_code code = bandwidth_measure(o->threads, (size_t)256 << 20, &bandwidth, &e);
+    enum err_code code = device_find(&device, o->kernels, &e);
+    if (!code && !o->step) o->step = device.library ? 2048 : 256;
+    if (!code) code = measure_memory(o, &device, &bandwidth, &e);
     int64_t start = clock_mono_us();
-    if (!code) code = open_model(&p, &shaped, o, streams * ((o->prompt + o->tokens + 63) / 32 * 32), &e);
+    if (!code) code = open_model(&p, &shaped, o, &device, &e);
+    if (!code && device.library && !p.device.library) code = measure_memory(o, &p.device, &bandwidth, &e); /* it did not fit there */
     if (!code) {
         show_head(o, &p, bandwidth, seconds_since(start));
         code = measure(&p, o, bandwidth, &e);
@@ -208,37 +251,53 @@ static bool numbers(char *text, struct options *o)
 {
     o->streams_count = 0;
     for (char *save = NULL, *at = strtok_r(text, ",", &save); at; at = strtok_r(NULL, ",", &save)) {
-        if (o->streams_count == STREAMS_MAX || !number(at, 1, 64, &o->streams[o->streams_count])) return false;
+        if (o->streams_count == LIST_MAX) (void)fprintf(stderr, "rung bench: -b takes at most %d numbers\n", LIST_MAX);
+        if (o->streams_count == LIST_MAX || !number(at, 1, STREAMS_MAX, &o->streams[o->streams_count])) return false;
         o->streams_count++;
     }
     return o->streams_count > 0;
 }
 
-enum { OPT_SHAPE = 256, OPT_TYPE, OPT_KERNELS, OPT_JSON, OPT_HELP };
+enum { OPT_SHAPE = 256, OPT_TYPE, OPT_KERNELS, OPT_KV, OPT_INVARIANT, OPT_SPARSE, OPT_JSON, OPT_HELP };
 static const struct option OPTIONS[] = {{"shape", required_argument, NULL, OPT_SHAPE}, {"type", required_argument, NULL, OPT_TYPE},
-                                        {"kernels", required_argument, NULL, OPT_KERNELS}, {"json", no_argument, NULL, OPT_JSON},
-                                        {"help", no_argument, NULL, OPT_HELP}, {NULL, 0, NULL, 0}};
+                                        {"kernels", required_argument, NULL, OPT_KERNELS}, {"depth", required_argument, NULL, 'd'},
+                                        {"kv", required_argument, NULL, OPT_KV}, {"invariant", no_argument, NULL, OPT_INVARIANT},
+                                        {"sparse-pages", required_argument, NULL, OPT_SPARSE},
+                                        {"json", no_argument, NULL, OPT_JSON}, {"help", no_argument, NULL, OPT_HELP},
+                                        {NULL, 0, NULL, 0}};
+
+static bool kv_type(const char *text, const char **out)
+{
+    *out = text;
+    if (strcmp(text, "f16") == 0 || strcmp(text, "q8_0") == 0) return true;
+    (void)fprintf(stderr, "rung bench: --kv is f16 or q8_0, not '%s'\n", text);
+    return false;
+}
 
 int cmd_bench(int argc, char **argv)
 {
-    struct options o = {.type = "Q8_0", .prompt = 512, .tokens = 128, .step = 256, .rounds = 3, .streams = {1}, .streams_count = 1};
+    struct options o = {.type = "Q8_0", .prompt = 512, .tokens = 128, .depth = -1, .kv = "f16", .rounds = 3, .streams = {1}, .streams_count = 1};
     bool good = true, engine = argc > 1 && strcmp(argv[1], "engine") == 0;
     if (engine) {
         argv++;
         argc--;
     }
-    for (int option; good && (option = getopt_long(argc, argv, "m:p:n:b:s:r:t:h", OPTIONS, NULL)) != -1;) {
+    for (int option; good && (option = getopt_long(argc, argv, "m:p:n:b:d:s:r:t:h", OPTIONS, NULL)) != -1;) {
         switch (option) {
         case 'm': o.model = optarg; break;
         case 'p': good = number(optarg, 0, 1 << 16, &o.prompt); break;
         case 'n': good = number(optarg, 0, 1 << 16, &o.tokens); break;
         case 'b': good = numbers(optarg, &o); break;
-        case 's': good = number(optarg, 1, 4096, &o.step); break;
+        case 'd': good = number(optarg, 0, 1 << 24, &o.depth); break;
+        case 's': good = number(optarg, 1, 1 << 14, &o.step); break;
         case 'r': good = number(optarg, 1, ROUNDS_MAX, &o.rounds); break;
         case 't': good = number(optarg, 1, 1024, &o.threads); break;
         case OPT_SHAPE: o.shape = optarg; break;
         case OPT_TYPE: o.type = optarg; break;
         case OPT_KERNELS: o.kernels = optarg; break;
+        case OPT_KV: good = kv_type(optarg, &o.kv); break;
+        case OPT_INVARIANT: o.invariant = true; break;
+        case OPT_SPARSE: good = number(optarg, 0, 1 << 20, &o.sparse_pages); break;
         case OPT_JSON: o.json = true; break;
         case 'h':
         case OPT_HELP: (void)fputs(HELP, stdout); return CLI_OK;

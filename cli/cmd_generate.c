@@ -27,7 +27,8 @@ static const char HELP[] =
     "  --ignore-eos       go on after the model's end\n"
     "  --json             one JSON object with the text, its tokens' certainty and timings\n"
     "  -t N, -c N         threads (default: the physical cores), context in tokens\n"
-    "  --kernels NAME     scalar, avx2, avx512, neon; default: the best of this machine\n"
+    "  --kernels NAME     auto (default: a GPU where there is one that the model fits, else the CPU), cpu, cuda, cuda:N, or a\n"
+    "                     CPU's: scalar, avx2, avx512, neon\n"
     "\n"
     "Example: rung generate -m model.gguf -p 'Name three rivers.' -n 40\n";
 
@@ -48,6 +49,7 @@ struct answer {
     struct buf text, tokens; /* tokens: the JSON array's items */
     struct engine_end end;
     struct engine_prefill prefill;
+    char device[128];
 };
 
 static void on_prefill(void *ctx, uint64_t id, const struct engine_prefill *p)
@@ -120,6 +122,7 @@ static void print_json(const struct answer *a)
     print_json_string(a->text.data, a->text.len);
     (void)printf(",\"finish\":\"%s\",\"prompt_tokens\":%d,\"cached_tokens\":%d,\"completion_tokens\":%d", FINISH[a->end.finish],
                  a->end.prompt_tokens, a->end.cached_tokens, a->end.completion_tokens);
+    (void)printf(",\"device\":\"%s\"", a->device);
     (void)printf(",\"prefill_ms\":%.3f,\"decode_ms\":%.3f,\"tokens\":[%s]}\n", a->end.prefill_ms, a->end.decode_ms, a->tokens.data);
 }
 
@@ -169,6 +172,14 @@ static enum err_code answer_prompt(struct engine *engine, const struct options *
     return a->error.code;
 }
 
+/* The GPU's name, or "cpu" and its kernels. */
+static void name_device(const struct engine *engine, char *out, size_t size)
+{
+    struct engine_info info;
+    engine_info(engine, &info);
+    (void)snprintf(out, size, "%s%s", info.device[0] ? info.device : "cpu ", info.device[0] ? "" : info.kernels);
+}
+
 static int run(const struct options *o)
 {
     struct answer a = {.json = o->json, .text = BUF_INIT(64 << 20), .tokens = BUF_INIT(64 << 20)};
@@ -177,6 +188,7 @@ static int run(const struct options *o)
     struct engine *engine = NULL;
     struct err e = {0};
     enum err_code code = engine_open(&engine, &o->engine, &e);
+    if (!code) name_device(engine, a.device, sizeof a.device);
     if (!code) code = answer_prompt(engine, o, &a, &e);
     engine_close(engine);
     if (code) {
@@ -185,9 +197,9 @@ static int run(const struct options *o)
         print_json(&a);
     } else {
         (void)putchar('\n');
-        (void)fprintf(stderr, "%d prompt tokens in %.1f ms, %d tokens in %.1f ms (%.1f tokens/s)\n", a.end.prompt_tokens,
+        (void)fprintf(stderr, "%d prompt tokens in %.1f ms, %d tokens in %.1f ms (%.1f tokens/s) on %s\n", a.end.prompt_tokens,
                       a.end.prefill_ms, a.end.completion_tokens, a.end.decode_ms,
-                      a.end.decode_ms > 0 ? (a.end.completion_tokens - 1) / a.end.decode_ms * 1000 : 0);
+                      a.end.decode_ms > 0 ? (a.end.completion_tokens - 1) / a.end.decode_ms * 1000 : 0, a.device);
     }
     buf_release(&a.text);
     buf_release(&a.tokens);

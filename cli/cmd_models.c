@@ -9,7 +9,7 @@ static const char HELP[] =
     "usage: rung models [--json] [OPTIONS]\n"
     "\n"
     "Lists the models that the node and those above it answer with now: tier, context in tokens, price in dollars a\n"
-    "million tokens, and what else they take.\n"
+    "million tokens, what else they take, and what they run on where it is one of our engines.\n"
     "\n"
     "  --json              the node's /v1/models as it came\n";
 
@@ -18,6 +18,7 @@ static void print_row(const json_t *model)
     const json_t *rung = json_object_get(model, "rung");
     const char *tier = json_string_value(json_object_get(rung, "tier"));
     const char *id = json_string_value(json_object_get(model, "id"));
+    const char *device = json_string_value(json_object_get(rung, "device"));
     char context[24] = "-", input[24] = "-", output[24] = "-";
     long long tokens = (long long)json_integer_value(json_object_get(rung, "context_tokens"));
     if (tokens > 0) (void)snprintf(context, sizeof context, "%lld", tokens);
@@ -25,10 +26,12 @@ static void print_row(const json_t *model)
         (void)snprintf(input, sizeof input, "%.4g", json_number_value(json_object_get(rung, "price_input_usd")));
         (void)snprintf(output, sizeof output, "%.4g", json_number_value(json_object_get(rung, "price_output_usd")));
     }
-    (void)printf("%-32s %-7s %9s %9s %9s  %s%s%s\n", id ? id : "?", tier ? tier : "-", context, input, output,
-                 json_is_true(json_object_get(rung, "tools")) ? "tools " : "",
-                 json_is_true(json_object_get(rung, "json")) ? "json " : "",
-                 json_is_true(json_object_get(rung, "parts")) ? "parts" : "");
+    char takes[24] = "";
+    (void)snprintf(takes, sizeof takes, "%s%s%s", json_is_true(json_object_get(rung, "tools")) ? "tools " : "",
+                   json_is_true(json_object_get(rung, "json")) ? "json " : "",
+                   json_is_true(json_object_get(rung, "parts")) ? "parts" : "");
+    (void)printf("%-32s %-7s %9s %9s %9s  %-16s %s\n", id ? id : "?", tier ? tier : "-", context, input, output, takes,
+                 device ? device : "-");
 }
 
 static int print_models(const struct buf *body)
@@ -40,7 +43,7 @@ static int print_models(const struct buf *body)
         (void)fputs("rung models: the node's answer is no list of models\n", stderr);
         return CLI_FAILED;
     }
-    (void)printf("%-32s %-7s %9s %9s %9s  %s\n", "model", "tier", "context", "input $", "output $", "takes");
+    (void)printf("%-32s %-7s %9s %9s %9s  %-16s %s\n", "model", "tier", "context", "input $", "output $", "takes", "device");
     for (size_t i = 0; i < json_array_size(data); i++) print_row(json_array_get(data, i));
     json_decref(root);
     return CLI_OK;

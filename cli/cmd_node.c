@@ -18,9 +18,10 @@ struct node_flags {
 
 static void usage(FILE *out, const char *name)
 {
-    (void)fprintf(out, "usage: rung %s [-c FILE] [KEY=VALUE …]%s\n\n", name, strcmp(name, "worker") == 0 ? " [--tier region|core]" : "");
+    (void)fprintf(out, "usage: rung %s [-c FILE] [--warm] [KEY=VALUE …]%s\n\n", name, strcmp(name, "worker") == 0 ? " [--tier region|core]" : "");
     (void)fprintf(out,
                   "  -c, --config FILE   the configuration (YAML); without it every key has its default\n"
+                  "  --warm              engines generate a little before the node says it is ready (node.warm)\n"
                   "  KEY=VALUE           one key over the file, e.g. http.tcp.listen=127.0.0.1:8600\n");
     if (strcmp(name, "worker") == 0)
         (void)fprintf(out, "  --tier TIER         the tier it answers for; default region\n"
@@ -46,10 +47,12 @@ static int parse(int argc, char **argv, struct node_flags *f)
             f->options.config_file = argv[++i];
         } else if (strcmp(a, "--tier") == 0 && has_next && strcmp(argv[0], "worker") == 0) {
             f->tier = tier_from_name(argv[++i]);
+        } else if (strcmp(a, "--warm") == 0 && f->options.override_count < OVERRIDES_MAX) {
+            f->overrides[f->options.override_count++] = "node.warm=true";
         } else if (a[0] != '-' && strchr(a, '=') && f->options.override_count < OVERRIDES_MAX) {
             f->overrides[f->options.override_count++] = a;
         } else {
-            (void)fprintf(stderr, "rung %s: '%s' is not an option here (want -c FILE or KEY=VALUE)\n", argv[0], a);
+            (void)fprintf(stderr, "rung %s: '%s' is not an option here (want -c FILE, --warm or KEY=VALUE)\n", argv[0], a);
             return CLI_USAGE + 1;
         }
     }

@@ -24,10 +24,11 @@ static const char HELP[] =
     "  --logits FILE   also write every position's logits there, as 32-bit floats of this machine\n"
     "  -c N            tokens of a window; default 512\n"
     "  -b N            tokens of a step; default 64 (the result does not depend on it)\n"
-    "  -t N, --kernels NAME\n";
+    "  -t N, --kernels NAME (auto, cpu, cuda, cuda:N, or a CPU's: scalar, avx2 …)\n"
+    "  --kv TYPE       the KV cache: f16 (default) or q8_0 (8 bits; E4M3 on a GPU)\n";
 
 struct options {
-    const char *model, *text, *ids, *logits, *kernels;
+    const char *model, *text, *ids, *logits, *kernels, *kv;
     int context, step, threads;
 };
 
@@ -116,7 +117,9 @@ static int run(const struct options *o)
     struct probe p = {0};
     struct score score = {0};
     struct err e = {0};
-    enum err_code code = probe_open(&p, o->model, o->kernels, o->threads, o->context, o->step, &e);
+    const struct probe_options options = {.kernels = o->kernels, .threads = o->threads, .context = o->context, .cols_max = o->step,
+                                          .kv_q8 = o->kv && strcmp(o->kv, "q8_0") == 0};
+    enum err_code code = probe_open(&p, o->model, &options, &e);
     if (!code) code = score_all(&p, o, &score, &e);
     probe_close(&p);
     if (code) {
@@ -128,10 +131,11 @@ static int run(const struct options *o)
     return CLI_OK;
 }
 
-enum { OPT_IDS = 256, OPT_LOGITS, OPT_KERNELS, OPT_HELP };
+enum { OPT_IDS = 256, OPT_LOGITS, OPT_KERNELS, OPT_KV, OPT_HELP };
 static const struct option OPTIONS[] = {{"ids", required_argument, NULL, OPT_IDS},
                                         {"logits", required_argument, NULL, OPT_LOGITS},
                                         {"kernels", required_argument, NULL, OPT_KERNELS},
+                                        {"kv", required_argument, NULL, OPT_KV},
                                         {"help", no_argument, NULL, OPT_HELP},
                                         {NULL, 0, NULL, 0}};
 
@@ -145,6 +149,13 @@ static bool number(const char *text, int min, int max, int *out)
     }
     *out = (int)v;
     return true;
+}
+
+static bool kv_type(const char *text)
+{
+    if (strcmp(text, "f16") == 0 || strcmp(text, "q8_0") == 0) return true;
+    (void)fprintf(stderr, "rung perplexity: --kv is f16 or q8_0, not '%s'\n", text);
+    return false;
 }
 
 int cmd_perplexity(int argc, char **argv)
@@ -161,6 +172,7 @@ int cmd_perplexity(int argc, char **argv)
         case OPT_IDS: o.ids = optarg; break;
         case OPT_LOGITS: o.logits = optarg; break;
         case OPT_KERNELS: o.kernels = optarg; break;
+        case OPT_KV: good = kv_type(o.kv = optarg); break;
         case 'h':
         case OPT_HELP: (void)fputs(HELP, stdout); return CLI_OK;
         default: good = false;

@@ -9,8 +9,8 @@
 static const char HELP[] =
     "usage: rung status [--json] [OPTIONS]\n"
     "\n"
-    "Tells whether the node is ready, which tiers and backends can answer and what is wrong with the others, and what it\n"
-    "has done so far. From /ready and /metrics.\n"
+    "Tells whether the node is ready, which tiers and backends can answer and what is wrong with the others, what its\n"
+    "engines and their GPUs are doing, and what it has done so far. From /ready and /metrics.\n"
     "\n"
     "  --json              one JSON object: {\"ready\": …, \"metrics\": {NAME: VALUE, …}}\n"
     "\n"
@@ -25,6 +25,14 @@ static double metric(const char *text, const char *name)
     for (const char *line = text; line && *line; line = strchr(line, '\n'), line = line ? line + 1 : NULL)
         if (strncmp(line, name, len) == 0 && line[len] == ' ') return strtod(line + len, NULL);
     return 0;
+}
+
+static bool has_metric(const char *text, const char *name)
+{
+    size_t len = strlen(name);
+    for (const char *line = text; line && *line; line = strchr(line, '\n'), line = line ? line + 1 : NULL)
+        if (strncmp(line, name, len) == 0 && line[len] == ' ') return true;
+    return false;
 }
 
 static json_t *metrics_object(const char *text)
@@ -77,6 +85,81 @@ static void print_backends(const json_t *ready, const char *metrics)
                      text_of(b, "trouble"));
     }
 }
+
+/* ---- engines in that process, and the GPUs under them ---- */
+
+static double engine_metric(const char *metrics, const char *what, const char *backend)
+{
+    char name[200];
+    (void)snprintf(name, sizeof name, "rung_engine_%s{backend=\"%s\"}", what, backend);
+    return metric(metrics, name);
+}
+
+static void print_engine(const char *metrics, const json_t *b)
+{
+    const char *name = text_of(b, "name");
+    char slots[32], pages[64];
+    (void)snprintf(slots, sizeof slots, "%.0f/%.0f", engine_metric(metrics, "slots_used", name), engine_metric(metrics, "slots", name));
+    (void)snprintf(pages, sizeof pages, "%.0f/%.0f/%.0f/%.0f", engine_metric(metrics, "pages_used", name),
+                   engine_metric(metrics, "pages_fragmented", name), engine_metric(metrics, "pages_cached", name),
+                   engine_metric(metrics, "pages_free", name));
+    (void)printf("%-20s %-22s %9s %7.0f %7.0f %27s %10.1f %10.1f\n", name, text_of(b, "device"), slots, engine_metric(metrics, "queue", name),
+                 engine_metric(metrics, "batch", name), pages, engine_metric(metrics, "prefill_tokens_per_second", name),
+                 engine_metric(metrics, "decode_tokens_per_second", name));
+    const char *note = json_string_value(json_object_get(b, "note"));
+    if (note && *note) (void)printf("%-20s no GPU: %s\n", "", note);
+}
+
+static void print_engines(const json_t *ready, const char *metrics)
+{
+    const json_t *backends = json_object_get(ready, "backends");
+    bool first = true;
+    for (size_t i = 0; i < json_array_size(backends); i++) {
+        const json_t *b = json_array_get(backends, i);
+        char name[200];
+        (void)snprintf(name, sizeof name, "rung_engine_slots{backend=\"%s\"}", text_of(b, "name"));
+        if (!has_metric(metrics, name)) continue;
+        if (first)
+            (void)printf("\n%-20s %-22s %9s %7s %7s %27s %10s %10s\n", "engine", "device", "slots", "queue", "batch",
+                         "pages used/empty/kept/free", "read t/s", "made t/s");
+        first = false;
+        print_engine(metrics, b);
+    }
+}
+
+/* A cell of a GPU's row; "-" where nobody tells. `labels` is {gpu="0",name="…"}. */
+static void print_gpu_cell(const char *metrics, const char *what, const char *labels, double scale)
+{
+    char name[200], cell[24] = "-";
+    (void)snprintf(name, sizeof name, "rung_gpu_%s%s", what, labels);
+    if (has_metric(metrics, name)) (void)snprintf(cell, sizeof cell, "%.1f", metric(metrics, name) * scale);
+    (void)printf(" %9s", cell);
+}
+
+static void print_gpus(const char *metrics)
+{
+    static const char NAMED[] = "rung_gpu_memory_used_bytes{", LOAD[] = "rung_gpu_utilization{";
+    const char *by = strstr(metrics, "\nrung_gpu_memory_used_bytes{") ? NAMED : LOAD;
+    size_t len = strlen(by);
+    bool first = true;
+    for (const char *line = metrics; line && *line; line = strchr(line, '\n'), line = line ? line + 1 : NULL) {
+        const char *end = strncmp(line, by, len) == 0 ? strstr(line, "\"}") : NULL, *name = end ? strstr(line, "name=\"") : NULL;
+        if (!name || name > end) continue;
+        char labels[160];
+        (void)snprintf(labels, sizeof labels, "%.*s", (int)(end + 2 - (line + len - 1)), line + len - 1);
+        if (first) (void)printf("\n%-32s %9s %9s %9s %9s %9s\n", "GPU", "busy %", "used GB", "free GB", "watts", "celsius");
+        first = false;
+        (void)printf("%-32.*s", (int)(end - (name + 6)), name + 6);
+        print_gpu_cell(metrics, "utilization", labels, 100);
+        print_gpu_cell(metrics, "memory_used_bytes", labels, 1e-9);
+        print_gpu_cell(metrics, "memory_free_bytes", labels, 1e-9);
+        print_gpu_cell(metrics, "power_watts", labels, 1);
+        print_gpu_cell(metrics, "temperature_celsius", labels, 1);
+        (void)putchar('\n');
+    }
+}
+
+/* ---- tiers and counts ---- */
 
 static void print_tiers(const json_t *ready, const char *metrics)
 {
@@ -138,6 +221,8 @@ static int report(const struct buf *ready_body, int status, const struct buf *me
     } else {
         print_head(ready);
         print_backends(ready, metrics->data);
+        print_engines(ready, metrics->data);
+        print_gpus(metrics->data);
         print_tiers(ready, metrics->data);
         print_counts(metrics->data);
     }

@@ -17,24 +17,37 @@ struct batch {
     const int32_t *tokens;        /* (cols) */
     const struct batch_run *run;  /* (runs) */
     const int32_t *want;          /* (wanted) columns whose logits are wanted, ascending */
+    const uint8_t *need_logits;   /* (wanted) 0: only the row's statistics are looked at; NULL: every row's logits are */
+};
+
+/* What a row of logits says of the next token. */
+struct logit_stats {
+    float max, logsum;                   /* logsum: log Σ exp(logit) */
+    float entropy, margin, varentropy;   /* nats; p1 - p2 */
+    int best;
 };
 
 struct batch_out { /* rows in the order of `want`; live until the next forward */
-    const float *logits, *hidden; /* hidden: after the final norm */
+    const float *logits, *hidden; /* hidden: after the final norm. Rows of logits that need not be there hold anything */
     size_t logits_stride, hidden_stride;
+    const struct logit_stats *stats; /* (wanted), or NULL: ask stats() */
 };
 
 struct backend_options {
-    const char *kernels;
-    int threads;
-    bool pin, kv_q8; /* kv_q8: the KV cache in Q8_0, else F16 */
-    int pages, cols_max, wanted_max;
+    const char *kernels; /* of a CPU; NULL: the best there are */
+    int threads, device; /* device: the GPU's number */
+    bool pin, kv_q8;     /* kv_q8: the KV cache in 8 bits (Q8_0 on a CPU, E4M3 on a GPU), else F16 */
+    bool invariant;      /* a position's results never depend on the batch; a CPU's never do */
+    int sparse_pages;    /* 0: dense; else decoding reads at most so many pages of the past, where the backend can */
+    int pages;           /* 0: as many as fit beside the weights and the work space (a GPU only), at most BACKEND_PAGES_MAX */
+    int context_tokens;  /* the most one sequence holds */
+    int cols_max, wanted_max;
 };
+enum { BACKEND_PAGES_MAX = 1 << 24 };
 
-struct logit_stats;
 struct backend {
     const char *kernels;
-    int page_tokens;
+    int page_tokens, pages; /* pages: how many it has */
     int64_t token_bytes; /* of weights that one token reads */
     ERR_CHECKED enum err_code (*forward)(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
     void (*stats)(struct backend *b, const float *logits, int n, struct logit_stats *out);

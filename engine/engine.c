@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
-#include "engine/backend.h"
+#include "engine/cpu/kernels.h"
+#include "engine/device.h"
 #include "engine/model_identity.h"
 #include "engine/sched.h"
 #include "engine/sched_draft.h"
@@ -15,6 +16,7 @@ struct engine {
     struct tokenizer *tokenizer;
     struct template *chat;  /* NULL where the file has none */
     struct err chat_error;  /* why its template did not parse */
+    struct device device;
     struct backend *backend;
     struct sched *sched;
     char *name, *chat_source, quantization[16], identity[65];
@@ -86,31 +88,79 @@ static int or_else(int value, int otherwise)
     return value > 0 ? value : otherwise;
 }
 
-static enum err_code start(struct engine *g, const struct engine_options *o, struct err *e)
+static enum err_code check_options(const struct engine_options *o, struct err *e)
 {
-    struct sched_options s = {.slots_max = or_else(o->slots_max, 4),
-                              .queue_max = or_else(o->queue_max, 64),
-                              .context_tokens = or_else(o->context_tokens, g->model->context < 8192 ? g->model->context : 8192),
-                              .prefill_tokens = or_else(o->prefill_tokens, 256),
-                              .draft_tokens = o->draft_tokens < 0 ? 0 : o->draft_tokens == 0 || o->draft_tokens > DRAFT_MAX ? DRAFT_MAX : o->draft_tokens};
     if (o->slots_max > 1024 || o->queue_max > 1 << 20 || o->prefill_tokens > 1 << 14 || o->context_tokens > 1 << 24)
         return err_set(e, ERR_INVALID, "at most 1024 slots, a queue of 1048576, 16384 prefill tokens, a context of 16777216");
+    if (o->sparse_pages < 0) return err_set(e, ERR_INVALID, "sparse_pages is %d; 0 (all of them) or more is wanted", o->sparse_pages);
+    return ERR_OK;
+}
+
+static struct sched_options sched_options_of(const struct engine *g, const struct engine_options *o)
+{
+    bool gpu = g->device.library != NULL;
+    int file = g->model->context < 8192 ? g->model->context : 8192;
+    return (struct sched_options){.slots_max = or_else(o->slots_max, gpu ? 64 : 4),
+                                  .queue_max = or_else(o->queue_max, 64),
+                                  .context_tokens = or_else(o->context_tokens, file),
+                                  .prefill_tokens = or_else(o->prefill_tokens, gpu ? 2048 : 256),
+                                  .draft_tokens = o->draft_tokens < 0 ? 0 : o->draft_tokens == 0 || o->draft_tokens > DRAFT_MAX ? DRAFT_MAX : o->draft_tokens};
+}
+
+/* The pages to ask for; 0: the backend shall see what fits. */
+static enum err_code pages_of(const struct engine *g, const struct engine_options *o, const struct sched_options *s, int *pages,
+                              struct err *e)
+{
+    int64_t of_one = (s->context_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS, count = of_one * s->slots_max;
+    int64_t page_bytes = device_page_bytes(&g->device, g->model, o->kv == ENGINE_KV_Q8_0);
+    if (o->kv_bytes_max > 0) count = o->kv_bytes_max / page_bytes;
+    else if (g->device.library) count = 0;
+    if (count < of_one && (count > 0 || o->kv_bytes_max > 0))
+        return err_set(e, ERR_INVALID, "kv_bytes_max holds %lld tokens; one sequence of %d needs %lld bytes",
+                       (long long)count * KV_PAGE_TOKENS, s->context_tokens, (long long)(of_one * page_bytes));
+    *pages = count > BACKEND_PAGES_MAX ? BACKEND_PAGES_MAX : (int)count;
+    return ERR_OK;
+}
+
+static enum err_code check_pages(const struct engine *g, const struct sched_options *s, struct err *e)
+{
+    int64_t tokens = (int64_t)g->backend->pages * g->backend->page_tokens;
+    if (tokens >= s->context_tokens) return ERR_OK;
+    return err_set(e, ERR_MEMORY, "beside the weights there is memory for %lld tokens of KV cache; one sequence has up to %d: lower context_tokens, or keep 8 bits of each (kv q8_0)",
+                   (long long)tokens, s->context_tokens);
+}
+
+static enum err_code start_on_device(struct engine *g, const struct engine_options *o, struct err *e)
+{
+    struct sched_options s = sched_options_of(g, o);
     if (s.context_tokens < 2) return err_set(e, ERR_INVALID, "a context of %d tokens; 2 are the least", s.context_tokens);
-    const int page = 32;
-    int64_t of_one = (s.context_tokens + page - 1) / page, pages = of_one * s.slots_max;
-    bool kv_q8 = o->kv == ENGINE_KV_Q8_0;
-    int64_t page_bytes = cpu_page_bytes(g->model, kv_q8);
-    if (o->kv_bytes_max > 0) pages = o->kv_bytes_max / page_bytes;
-    if (pages < of_one)
-        return err_set(e, ERR_INVALID, "kv_bytes_max holds %lld tokens; one sequence of %d needs %lld bytes", (long long)pages * page,
-                       s.context_tokens, (long long)(of_one * page_bytes));
-    if (pages > 1 << 24) pages = 1 << 24;
-    s.pages = (int)pages;
-    g->context_tokens = s.context_tokens;
-    struct backend_options b = {.kernels = o->kernels, .threads = o->threads, .pin = o->pin, .kv_q8 = kv_q8, .pages = s.pages,
+    struct backend_options b = {.threads = o->threads, .pin = o->pin, .kv_q8 = o->kv == ENGINE_KV_Q8_0, .invariant = o->invariant,
+                                .sparse_pages = o->sparse_pages, .context_tokens = s.context_tokens,
                                 .cols_max = sched_cols_max(&s), .wanted_max = sched_wanted_max(&s)};
-    enum err_code code = cpu_open(&g->backend, g->model, &b, e);
-    return code ? code : sched_open(&g->sched, g->backend, g->model, g->tokenizer, &s, e);
+    enum err_code code = pages_of(g, o, &s, &b.pages, e);
+    if (!code) code = device_open(&g->device, &g->backend, g->model, b, e);
+    if (!code) code = check_pages(g, &s, e);
+    if (!code) {
+        s.pages = g->backend->pages;
+        g->context_tokens = s.context_tokens;
+        code = sched_open(&g->sched, g->backend, g->model, g->tokenizer, &s, e);
+    }
+    if (code && g->backend) {
+        g->backend->close(g->backend);
+        g->backend = NULL;
+    }
+    return code;
+}
+
+static enum err_code start(struct engine *g, const struct engine_options *o, struct err *e)
+{
+    struct err why = {0};
+    enum err_code code = check_options(o, &why);
+    if (!code) code = device_find(&g->device, o->kernels, &why);
+    if (!code) code = start_on_device(g, o, &why);
+    if (code && g->device.library && device_fall_back(&g->device, &why)) code = start_on_device(g, o, &why);
+    if (code && e) *e = why;
+    return code;
 }
 
 enum err_code engine_open(struct engine **out, const struct engine_options *options, struct err *e)
@@ -149,6 +199,10 @@ void engine_info(const struct engine *g, struct engine_info *out)
     *out = (struct engine_info){.name = g->name,
                                 .architecture = g->model->arch->name,
                                 .kernels = g->backend->kernels,
+                                .device = g->device.library ? g->device.gpu.name : "",
+                                .device_uuid = g->device.library ? g->device.gpu.uuid : "",
+                                .device_index = g->device.library ? g->device.gpu.index : -1,
+                                .device_note = g->device.note,
                                 .identity = g->identity,
                                 .quantization = g->quantization,
                                 .chat_template = g->chat_source,

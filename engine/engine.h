@@ -20,20 +20,23 @@
 
 struct engine;
 
-enum engine_kv { ENGINE_KV_F16, ENGINE_KV_Q8_0 };
+enum engine_kv { ENGINE_KV_F16, ENGINE_KV_Q8_0 /* on a GPU: E4M3 */ };
 
 struct engine_options {
     const char *path;      /* GGUF file; the first part of a split one */
-    const char *kernels;   /* NULL: the best this machine has; else "scalar", "avx2", "avx512", "amx", "neon", "cuda" */
+    const char *kernels;   /* NULL or "auto": a GPU where the model fits one, else the CPU's best; "cuda" or "cuda:N": that GPU;
+                              "cpu": the CPU's best; "scalar", "avx2", "avx512", "neon": those */
     int threads;           /* 0: the physical cores */
     bool pin;              /* pin threads to cores */
-    int slots_max;         /* sequences decoded together; 0: 4 */
+    int slots_max;         /* sequences decoded together; 0: 4, on a GPU 64 */
     int queue_max;         /* waiting requests, beyond which submit answers ERR_FULL; 0: 64 */
     int context_tokens;    /* the most a sequence may hold; 0: the file's, at most 8192 */
-    int64_t kv_bytes_max;  /* KV pages altogether; 0: slots_max full sequences */
-    int prefill_tokens;    /* token budget of one step; 0: 256 */
+    int64_t kv_bytes_max;  /* KV pages altogether; 0: slots_max full sequences; on a GPU what its memory has left */
+    int prefill_tokens;    /* token budget of one step; 0: 256, on a GPU 2048 */
     int draft_tokens;      /* guesses of prompt-lookup speculation at once (the text never changes); 0: 7, -1: none */
     enum engine_kv kv;     /* Q8_0: about half the memory of F16, a little less exact; as batch-invariant */
+    bool invariant;        /* on a GPU: a stream does not depend on what runs beside it, as on a CPU; slower */
+    int sparse_pages;      /* on a GPU: decoding reads at most so many KV pages of the past, the likeliest; 0: all of them */
 };
 
 /* Read a model and start its threads. Blocks; the file stays mapped.
@@ -48,6 +51,10 @@ struct engine_info {
     const char *name;          /* general.name, else the file's base name */
     const char *architecture;  /* "llama", "qwen2", … */
     const char *kernels;       /* the kernel set in use */
+    const char *device;        /* the GPU's name; "" on a CPU */
+    const char *device_uuid;   /* as NVML knows it; "" on a CPU, or where the GPU has none */
+    int device_index;          /* as CUDA counts; -1 on a CPU */
+    const char *device_note;   /* why no GPU is used where one might have been; else "" */
     const char *identity;      /* 64 hex digits: hash of tensor table, sampled tensor bytes, tokenizer and metadata */
     const char *quantization;  /* "Q8_0", "Q4_K_M", … as the file's dominant type */
     const char *chat_template; /* NULL where the file has none */
@@ -181,6 +188,8 @@ void engine_cancel(struct engine *engine, uint64_t id);
 struct engine_stats {
     int slots_max, slots_used, queue_max, queue_used;
     int pages_total, pages_used, pages_cached; /* KV pages: in use by running sequences; kept for reuse */
+    int pages_fragmented;  /* of pages_used: positions in them that hold nothing yet, in pages' worth, rounded up */
+    int batch_last;        /* tokens worked on together in the last step */
     int64_t prompt_tokens, cached_tokens, completion_tokens; /* since open */
     int64_t requests_done, requests_cancelled, preemptions, steps;
     double prefill_tokens_per_s, decode_tokens_per_s; /* over the last seconds; 0 while idle */

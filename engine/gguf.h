@@ -32,7 +32,7 @@ struct gguf_tensor {
     enum gguf_type type;
     int dims;
     int64_t shape[4];  /* shape[0] runs fastest: a (rows, cols) matrix has shape {cols, rows} */
-    const void *data;  /* into the map, checked to lie inside it */
+    const void *data;  /* into the map, checked to lie inside it; NULL: of a shape alone (model_shape.h) */
     int64_t bytes;
     const float *scale; /* (rows) FP8: value = E4M3 × scale of its row */
     bool is_scale;      /* these are an FP8 tensor's scales */

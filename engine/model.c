@@ -19,7 +19,7 @@ static const struct model_arch ARCHS[] = {
     {"gemma3",    true,        true,  true,       6,           10000,     false},
     {"granite",   false,       false, false,      0,           0,         false},
 };
-enum { ARCHS_COUNT = (int)(sizeof ARCHS / sizeof ARCHS[0]), CONTEXT_DEFAULT = 8192 };
+enum { ARCHS_COUNT = (int)(sizeof ARCHS / sizeof ARCHS[0]), CONTEXT_DEFAULT = 8192, RANDOM_SEED = 20250911 };
 
 const char *model_arch_name(int index)
 {
@@ -341,6 +341,7 @@ enum err_code model_open(struct model **out, struct gguf *gguf, int context_toke
         int64_t n = 1;
         for (int d = 0; d < t->dims; d++) n *= t->shape[d];
         if (!t->is_scale) m->parameters += n;
+        if (!t->data) m->random = RANDOM_SEED;
     }
     *out = m;
     return ERR_OK;

@@ -44,6 +44,7 @@ struct model {
     const struct gguf_tensor *embed, *output_norm, *output, *output_bias; /* output is embed where they are tied */
     struct model_layer *layer; /* (layers) */
     int64_t parameters;
+    uint64_t random; /* not 0: tensors without data hold random weights of this seed, which a GPU makes (model_shape.h) */
 };
 
 /* Takes the gguf over on success only. `context_tokens` is the most a sequence will hold (0: the file's, at most 8192).

@@ -5,18 +5,40 @@
 
 enum { PAGE = 32, WANTED = 64 };
 
-enum err_code probe_open_gguf(struct probe *p, struct gguf *gguf, const char *kernels, int threads, int context, int cols_max,
-                              struct err *e)
+static enum err_code take_memory(struct probe *p, int pages, struct err *e)
 {
-    int pages = (context + PAGE - 1) / PAGE;
-    *p = (struct probe){.context = context, .cols_max = cols_max, .wanted_max = cols_max < WANTED ? cols_max : WANTED};
+    size_t wanted = (size_t)p->wanted_max;
     p->pages = malloc((size_t)pages * sizeof *p->pages);
-    if (!p->pages) return err_set(e, ERR_MEMORY, "no memory for %d pages", pages);
+    p->run = malloc(wanted * sizeof *p->run);
+    p->want = malloc(wanted * sizeof *p->want);
+    p->need_none = calloc(wanted, 1);
+    if (!p->pages || !p->run || !p->want || !p->need_none) return err_set(e, ERR_MEMORY, "no memory for %d pages", pages);
     for (int i = 0; i < pages; i++) p->pages[i] = i;
-    enum err_code code = model_open(&p->model, gguf, context, e);
-    struct backend_options o = {.kernels = kernels, .threads = threads, .pages = pages, .cols_max = cols_max,
-                                .wanted_max = p->wanted_max};
-    if (!code) code = cpu_open(&p->backend, p->model, &o, e);
+    return ERR_OK;
+}
+
+static enum err_code open_backend(struct probe *p, const struct probe_options *o, int pages, struct err *e)
+{
+    const struct backend_options b = {.threads = o->threads, .pages = pages, .context_tokens = o->context, .cols_max = p->cols_max,
+                                      .wanted_max = p->wanted_max, .kv_q8 = o->kv_q8, .invariant = o->invariant,
+                                      .sparse_pages = o->sparse_pages};
+    struct err why = {0};
+    enum err_code code = device_open(&p->device, &p->backend, p->model, b, &why);
+    if (code && p->device.library && !p->model->random && device_fall_back(&p->device, &why))
+        code = device_open(&p->device, &p->backend, p->model, b, &why);
+    if (code && e) *e = why;
+    return code;
+}
+
+enum err_code probe_open_gguf(struct probe *p, struct gguf *gguf, const struct probe_options *o, struct err *e)
+{
+    int pages = (o->context + PAGE - 1) / PAGE, wanted = o->wanted_max > 0 ? o->wanted_max : WANTED;
+    *p = (struct probe){.context = o->context, .cols_max = o->cols_max, .kv_q8 = o->kv_q8, .sparse_pages = o->sparse_pages,
+                        .wanted_max = o->cols_max < wanted ? o->cols_max : wanted};
+    enum err_code code = take_memory(p, pages, e);
+    if (!code) code = model_open(&p->model, gguf, o->context, e);
+    if (!code) code = device_find(&p->device, o->kernels, e);
+    if (!code) code = open_backend(p, o, pages, e);
     if (code) {
         if (p->model) p->model->gguf = NULL; /* stays the caller's */
         probe_close(p);
@@ -24,13 +46,12 @@ enum err_code probe_open_gguf(struct probe *p, struct gguf *gguf, const char *ke
     return code;
 }
 
-enum err_code probe_open(struct probe *p, const char *path, const char *kernels, int threads, int context, int cols_max,
-                         struct err *e)
+enum err_code probe_open(struct probe *p, const char *path, const struct probe_options *o, struct err *e)
 {
     struct gguf *gguf;
     enum err_code code = gguf_open(&gguf, path, e);
     if (code) return code;
-    code = probe_open_gguf(p, gguf, kernels, threads, context, cols_max, e);
+    code = probe_open_gguf(p, gguf, o, e);
     if (code) gguf_close(gguf);
     return code;
 }
@@ -40,6 +61,9 @@ void probe_close(struct probe *p)
     if (p->backend) p->backend->close(p->backend);
     model_close(p->model);
     free(p->pages);
+    free(p->run);
+    free(p->want);
+    free(p->need_none);
     *p = (struct probe){0};
 }
 
@@ -52,30 +76,41 @@ enum err_code probe_step(struct probe *p, const int32_t *tokens, int count, int 
     for (int i = 0; i < count; i++)
         if (tokens[i] < 0 || tokens[i] >= p->model->vocabulary)
             return err_set(e, ERR_INVALID, "token id %d; the model has 0 to %d", tokens[i], p->model->vocabulary - 1);
-    int32_t want[WANTED];
     int wanted = all ? count : 1;
-    for (int i = 0; i < wanted; i++) want[i] = all ? i : count - 1;
+    for (int i = 0; i < wanted; i++) p->want[i] = all ? i : count - 1;
     struct batch_run run = {.first = 0, .count = count, .position = position, .pages = p->pages};
-    struct batch b = {.cols = count, .runs = 1, .wanted = wanted, .tokens = tokens, .run = &run, .want = want};
+    struct batch b = {.cols = count, .runs = 1, .wanted = wanted, .tokens = tokens, .run = &run, .want = p->want};
     return p->backend->forward(p->backend, &b, out, e);
 }
 
 enum err_code probe_decode(struct probe *p, const int32_t *tokens, int streams, int position, struct batch_out *out, struct err *e)
 {
-    struct batch_run run[WANTED];
-    int32_t want[WANTED];
     int pages = p->context / PAGE / (streams > 0 ? streams : 1);
     if (streams < 1 || streams > p->wanted_max || position < 0 || position >= pages * PAGE)
         return err_set(e, ERR_INVALID, "a step of %d streams at %d; a context of %d holds no such", streams, position, p->context);
     for (int i = 0; i < streams; i++) {
-        run[i] = (struct batch_run){.first = i, .count = 1, .position = position, .pages = p->pages + i * pages};
-        want[i] = i;
+        p->run[i] = (struct batch_run){.first = i, .count = 1, .position = position, .pages = p->pages + i * pages};
+        p->want[i] = i;
     }
-    struct batch b = {.cols = streams, .runs = streams, .wanted = streams, .tokens = tokens, .run = run, .want = want};
+    struct batch b = {.cols = streams, .runs = streams, .wanted = streams, .tokens = tokens, .run = p->run, .want = p->want,
+                      .need_logits = p->need_none};
     return p->backend->forward(p->backend, &b, out, e);
 }
 
 int64_t probe_token_bytes(const struct probe *p)
 {
     return p->backend->token_bytes;
+}
+
+int64_t probe_kv_bytes(const struct probe *p, int position)
+{
+    const struct model *m = p->model;
+    int64_t layer_bytes = device_page_bytes(&p->device, m, p->kv_q8) / m->layers, positions = 0;
+    for (int i = 0; i < m->layers; i++) {
+        int64_t most = position + 1, window = m->layer[i].window, sparse = (int64_t)p->sparse_pages * PAGE;
+        if (window && window < most) most = window;
+        if (p->device.library && sparse && sparse < most) most = sparse;
+        positions += most;
+    }
+    return layer_bytes * positions / PAGE;
 }

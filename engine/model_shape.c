@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 struct shape {
     const char *name, *arch;
@@ -25,7 +26,9 @@ static const struct shape SHAPES[] = {
     {"llama3.2-3b", "llama",          3072, 28,    24,   8,  128, 8192,  128256,    true,  5e5},
     {"deepseek-7b", "llama",          4096, 30,    32,   32, 128, 11008, 102400,    false, 1e4},
     {"llama3.1-8b", "llama",          4096, 32,    32,   8,  128, 14336, 128256,    false, 5e5},
+    {"qwen2.5-14b", "qwen2",          5120, 48,    40,   8,  128, 13824, 152064,    false, 1e6},
     {"deepseek-67b", "llama",         8192, 95,    64,   8,  128, 22016, 102400,    false, 1e4},
+    {"llama3.1-70b", "llama",         8192, 80,    64,   8,  128, 28672, 128256,    false, 5e5},
 };
 enum { SHAPES_COUNT = (int)(sizeof SHAPES / sizeof SHAPES[0]), ALIGN = 64 };
 
@@ -236,7 +239,11 @@ static void fill_own(const struct gguf_tensor *t, uint8_t *raw, float size)
     else
         for (int64_t at = 0; at < t->bytes; at += W4A16_GRANULE)
             for (int64_t i = at + 512; i < at + W4A16_GRANULE; i += 2) memcpy(raw + i, &d, 2);
-    for (int64_t i = 0; t->scale && i < t->shape[1]; i++) ((float *)(uintptr_t)t->scale)[i] = size / 100;
+}
+
+static void fill_scales(const struct gguf_tensor *t)
+{
+    for (int64_t i = 0; t->scale && i < t->shape[1]; i++) ((float *)(uintptr_t)t->scale)[i] = 1 / (100 * sqrtf((float)t->shape[0]));
 }
 
 static void fill(const struct gguf_tensor *t, uint64_t *state)
@@ -259,13 +266,36 @@ static void fill(const struct gguf_tensor *t, uint64_t *state)
         memcpy(raw + i, &r, 8);
     }
     if (t->type >= GGUF_FP8) {
+        fill_scales(t);
         fill_own(t, raw, size);
         return;
     }
     for (int64_t i = 0; i < t->bytes; i += info->block_bytes) scale_block(t->type, raw + i, size);
 }
 
-static enum err_code place(struct shaped *out, struct writer *w, struct err *e)
+/* The weights and the copy that a CPU's kernels make of them. */
+static enum err_code check_memory(const struct shaped *out, struct err *e)
+{
+    double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE), need = 2 * (double)out->bytes;
+    if (need <= have) return ERR_OK;
+    return err_set(e, ERR_MEMORY, "its weights and their copy for the CPU's kernels need %.0f GB; this machine has %.0f GB. A GPU makes them itself: --kernels cuda",
+                   need * 1e-9, have * 1e-9);
+}
+
+/* A matrix for a GPU loses its data: the pages behind it are never touched, so that none is taken. */
+static void fill_all(struct shaped *out, bool on_gpu)
+{
+    uint64_t state = 88172645463325252u;
+    for (int i = 0; i < gguf_tensor_count(out->gguf); i++) {
+        struct gguf_tensor *t = (struct gguf_tensor *)(uintptr_t)gguf_tensor_at(out->gguf, i); /* our own memory */
+        if (on_gpu && t->dims > 1) {
+            fill_scales(t);
+            t->data = NULL;
+        } else fill(t, &state);
+    }
+}
+
+static enum err_code place(struct shaped *out, struct writer *w, bool on_gpu, struct err *e)
 {
     struct buf *h = &w->head;
     char start[24] = "GGUF\3\0\0\0";
@@ -274,21 +304,25 @@ static enum err_code place(struct shaped *out, struct writer *w, struct err *e)
     size_t used = sizeof start + h->len + w->table.len, head = (used + 31) / 32 * 32; /* the format's alignment */
     if (!buf_ok(h) || !buf_ok(&w->table) || !buf_ok(&w->own_names[0]) || !buf_ok(&w->own_names[1])) return err_set(e, ERR_MEMORY, "no memory for a model's head");
     out->bytes = head + w->at;
+    enum err_code code = on_gpu ? ERR_OK : check_memory(out, e);
+    if (code) return code;
     out->memory = mmap(NULL, out->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (out->memory == MAP_FAILED) return err_set(e, ERR_MEMORY, "no memory for %zu bytes of weights", out->bytes);
+    if (out->memory == MAP_FAILED) {
+        out->memory = NULL;
+        return err_set(e, ERR_MEMORY, "no memory for %zu bytes of weights", out->bytes);
+    }
     memcpy(out->memory, start, sizeof start);
     memcpy((char *)out->memory + sizeof start, h->data, h->len);
     memcpy((char *)out->memory + sizeof start + h->len, w->table.data, w->table.len);
-    enum err_code code = gguf_open_memory(&out->gguf, out->memory, out->bytes, e);
-    uint64_t state = 88172645463325252u;
-    for (int i = 0; !code && i < gguf_tensor_count(out->gguf); i++) fill(gguf_tensor_at(out->gguf, i), &state);
-    if (code) shaped_release(out);
+    code = gguf_open_memory(&out->gguf, out->memory, out->bytes, e);
+    if (!code) fill_all(out, on_gpu);
+    else shaped_release(out);
     return code;
 }
 
 static enum err_code unknown(const char *shape, const char *type, struct err *e)
 {
-    char names[200] = "";
+    char names[240] = "";
     for (int i = 0; i < SHAPES_COUNT; i++) {
         size_t n = strlen(names);
         (void)snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", SHAPES[i].name);
@@ -296,7 +330,7 @@ static enum err_code unknown(const char *shape, const char *type, struct err *e)
     return err_set(e, ERR_NOT_FOUND, "no shape '%s' of type '%s'; shapes: %s", shape, type, names);
 }
 
-enum err_code shaped_open(struct shaped *out, const char *shape, const char *type_name, struct err *e)
+enum err_code shaped_open(struct shaped *out, const char *shape, const char *type_name, bool on_gpu, struct err *e)
 {
     const struct shape *s = NULL;
     enum gguf_type type;
@@ -307,7 +341,7 @@ enum err_code shaped_open(struct shaped *out, const char *shape, const char *typ
     if (!s || !parse_type(type_name, &type, &mixed)) return unknown(shape, type_name, e);
     struct writer w = {.head = BUF_INIT(1 << 20), .table = BUF_INIT(1 << 20), .own_names = {BUF_INIT(1 << 20), BUF_INIT(1 << 20)}};
     write_head(&w, s, type, mixed);
-    enum err_code code = place(out, &w, e);
+    enum err_code code = place(out, &w, on_gpu, e);
     buf_release(&w.head);
     buf_release(&w.table);
     for (int i = 0; i < GGUF_OWN_TYPES; i++) buf_release(&w.own_names[i]);

@@ -38,11 +38,19 @@ double sample_uniform(uint64_t seed, uint64_t choice, uint64_t index)
     return (double)(mix(mix(mix(seed) ^ choice) ^ index) >> 11) * 0x1p-53;
 }
 
-static bool changes(const struct sample_input *in)
+static bool changes(const struct engine_sampling *h)
 {
-    const struct engine_sampling *h = in->how;
-    return h->bias_count || in->mask || (h->repeat_penalty != 1 && h->repeat_penalty > 0) || h->presence_penalty != 0 ||
-           h->frequency_penalty != 0;
+    return h->bias_count || (h->repeat_penalty != 1 && h->repeat_penalty > 0) || h->presence_penalty != 0 || h->frequency_penalty != 0;
+}
+
+static bool greedy(const struct engine_sampling *h)
+{
+    return !(h->temperature > 0) || h->top_k == 1;
+}
+
+bool sample_takes_best(const struct engine_sampling *how)
+{
+    return greedy(how) && !changes(how);
 }
 
 /* Repetition counts in the last tokens of all, presence and frequency among the generated ones of them. */
@@ -186,11 +194,11 @@ int32_t sample(struct sampler *s, const struct sample_input *in)
     const struct engine_sampling *h = in->how;
     const float *logits = in->logits;
     int best = in->best;
-    if (changes(in)) {
+    if (in->mask || changes(h)) {
         logits = change(s, in);
         best = highest(logits, s->vocabulary);
     }
-    if (!(h->temperature > 0) || h->top_k == 1 || !isfinite(logits[best])) return best;
+    if (greedy(h) || !isfinite(logits[best])) return best;
     /* What is 30 temperatures below the best is never drawn; min-p only raises that floor. */
     float depth = h->min_p > 0 ? fminf(30, -logf(fminf(h->min_p, 1))) : 30;
     bool typical = h->typical_p > 0 && h->typical_p < 1, share = h->top_p < 1;

@@ -30,6 +30,10 @@ struct sample_input {
 /* The token's id. Bias, penalties and the mask come first, then temperature, top-k, typical, top-p, min-p, the draw. */
 int32_t sample(struct sampler *s, const struct sample_input *in);
 
+/* Whether `sample` gives the likeliest token whatever the others' logits are: greedy, with nothing that changes them (a mask
+ * is the caller's to know). */
+bool sample_takes_best(const struct engine_sampling *how);
+
 /* The `count` most likely tokens, most likely first, as log-probabilities (logsum: log Σ exp). */
 void sample_top(const float *logits, int vocabulary, float logsum, struct engine_alternative *out, int count);
 

@@ -58,6 +58,14 @@ static double rate_of(const struct rate *rates)
     return seconds > 0 ? tokens / seconds : 0;
 }
 
+/* Positions that running sequences hold and have not filled, in pages. */
+static int fragmented(const struct sched *s)
+{
+    int64_t empty = 0, size = s->backend->page_tokens;
+    for (const struct seq *q = s->running.first; q; q = q->next) empty += q->page_count * size - q->computed;
+    return (int)((empty + size - 1) / size);
+}
+
 static void publish(struct sched *s)
 {
     struct engine_stats *st = &s->stats;
@@ -67,6 +75,7 @@ static void publish(struct sched *s)
     st->pages_total = pages_total(s->pages);
     st->pages_used = pages_held(s->pages);
     st->pages_cached = pages_cached(s->pages);
+    st->pages_fragmented = fragmented(s);
     (void)pthread_mutex_lock(&s->lock);
     s->waiting = s->queue.count;
     st->queue_used = s->queue.count + s->inbox.count;
@@ -336,12 +345,14 @@ static enum err_code take_memory(struct sched *s, struct err *e)
     size_t slots = (size_t)o->slots_max, cols = (size_t)sched_cols_max(o);
     s->tokens = malloc(cols * sizeof *s->tokens);
     s->want = malloc((size_t)sched_wanted_max(o) * sizeof *s->want);
+    s->need_logits = malloc((size_t)sched_wanted_max(o));
     s->runs = malloc(slots * sizeof *s->runs);
     s->of_run = malloc(slots * sizeof(struct seq *));
     s->mask = malloc(((size_t)s->model->vocabulary + 31) / 32 * sizeof *s->mask);
     /* Preempted sequences wait in the queue beside those that queue_max counts. */
     s->live = malloc((slots * 2 + (size_t)o->queue_max) * sizeof(struct seq *));
-    if (!s->tokens || !s->want || !s->runs || !s->of_run || !s->mask || !s->live) return err_set(e, ERR_MEMORY, "no memory for the scheduler");
+    if (!s->tokens || !s->want || !s->need_logits || !s->runs || !s->of_run || !s->mask || !s->live)
+        return err_set(e, ERR_MEMORY, "no memory for the scheduler");
     enum err_code code = sampler_init(&s->sampler, s->model->vocabulary, e);
     return code ? code : pages_open(&s->pages, o->pages, s->backend->page_tokens, e);
 }
@@ -352,6 +363,7 @@ static void release(struct sched *s)
     pages_close(s->pages);
     free(s->tokens);
     free(s->want);
+    free(s->need_logits);
     free(s->runs);
     free(s->of_run);
     free(s->mask);

@@ -49,18 +49,30 @@ struct plan {
     int decodes, guesses;
 };
 
+/* Whether the next token hangs on more than the statistics of its row. */
+static bool reads_logits(const struct seq *q)
+{
+    return q->constraint.mask || q->top_logprobs || !sample_takes_best(&q->sampling);
+}
+
+static void want_row(struct sched *s, struct plan *p, int col, bool logits)
+{
+    s->need_logits[p->batch.wanted] = logits;
+    s->want[p->batch.wanted++] = col;
+}
+
 static void want_rows(struct sched *s, struct plan *p, struct seq *q, int col, int end)
 {
     int probe = q->prompt_count - 1;
     q->first_want = q->last_want = -1;
     if (!q->prefilled && q->want_hidden && probe >= q->computed && probe < end && probe != q->count - 1) {
         q->first_want = p->batch.wanted;
-        s->want[p->batch.wanted++] = col + probe - q->computed;
+        want_row(s, p, col + probe - q->computed, false);
     }
     if (end < q->count) return;
     q->last_want = p->batch.wanted;
     if (q->first_want < 0) q->first_want = q->last_want;
-    for (int i = q->count - 1; i < end; i++) s->want[p->batch.wanted++] = col + i - q->computed;
+    for (int i = q->count - 1; i < end; i++) want_row(s, p, col + i - q->computed, reads_logits(q));
 }
 
 static void add_run(struct sched *s, struct plan *p, struct seq *q, int end)
@@ -127,7 +139,7 @@ static void plan_prefills(struct sched *s, struct plan *p)
 static void plan_step(struct sched *s, struct plan *p)
 {
     do {
-        *p = (struct plan){.batch = {.tokens = s->tokens, .run = s->runs, .want = s->want}};
+        *p = (struct plan){.batch = {.tokens = s->tokens, .run = s->runs, .want = s->want, .need_logits = s->need_logits}};
         plan_decodes(s, p);
         plan_prefills(s, p);
         if (p->batch.cols == 0 && s->running.count > 1) sched_preempt(s);
@@ -157,6 +169,7 @@ static void tell_prefill(struct sched *s, struct seq *q, const struct batch_out 
 
 static int32_t choose(struct sched *s, struct seq *q, const float *logits, const struct logit_stats *st)
 {
+    if (!reads_logits(q)) return st->best;
     struct sample_input in = {.logits = logits, .best = st->best, .how = &q->sampling, .choice = q->choice,
                               .index = q->count - q->prompt_count, .tokens = q->tokens, .count = q->count,
                               .prompt_count = q->prompt_count};
@@ -182,7 +195,7 @@ static void tell_token(struct sched *s, struct seq *q, int32_t id, const char *b
                              .bytes_len = len,
                              .text = q->text.shown.data,
                              .text_len = q->text.shown.len,
-                             .logprob = logits[id] - st->logsum,
+                             .logprob = (reads_logits(q) ? logits[id] : st->max) - st->logsum,
                              .entropy = st->entropy,
                              .margin = st->margin,
                              .varentropy = st->varentropy,
@@ -214,13 +227,19 @@ static bool generate(struct sched *s, struct seq *q, const float *logits, const 
     return false;
 }
 
+static void stats_of(struct sched *s, const struct batch_out *out, int row, struct logit_stats *st)
+{
+    if (out->stats) *st = out->stats[row];
+    else s->backend->stats(s->backend, out->logits + (size_t)row * out->logits_stride, s->model->vocabulary, st);
+}
+
 /* Tokens from the logits of the last position, and of the guesses after it for as long as they are what was chosen. */
 static void generate_all(struct sched *s, struct seq *q, const struct batch_out *out, struct logit_stats *st)
 {
     int guessed = q->guessed;
     for (int i = 0;; i++) {
         const float *logits = out->logits + (size_t)(q->last_want + i) * out->logits_stride;
-        if (i > 0 || q->last_want != q->first_want) s->backend->stats(s->backend, logits, s->model->vocabulary, st);
+        if (i > 0 || q->last_want != q->first_want) stats_of(s, out, q->last_want + i, st);
         int32_t expected = i < guessed ? q->tokens[q->count] : -1;
         if (!generate(s, q, logits, st)) return;
         if (i < guessed && q->tokens[q->count - 1] == expected) {
@@ -240,7 +259,7 @@ static void take_results(struct sched *s, struct seq *q, const struct batch_run 
     sched_enter_pages(s, q);
     if (q->first_want < 0) return;
     struct logit_stats st;
-    s->backend->stats(s->backend, out->logits + (size_t)q->first_want * out->logits_stride, s->model->vocabulary, &st);
+    stats_of(s, out, q->first_want, &st);
     if (!q->prefilled) tell_prefill(s, q, out, &st);
     if (q->last_want < 0) return;
     generate_all(s, q, out, &st);
@@ -256,7 +275,7 @@ void sched_step(struct sched *s)
     struct plan p;
     plan_step(s, &p);
     if (p.batch.cols == 0) return;
-    struct batch_out out;
+    struct batch_out out = {0};
     struct err e = {0};
     int64_t start = clock_mono_us();
     if (s->backend->forward(s->backend, &p.batch, &out, &e) != ERR_OK) {
@@ -266,6 +285,7 @@ void sched_step(struct sched *s)
     double seconds = (double)(clock_mono_us() - start) * 1e-6, cols = p.batch.cols, decodes = p.decodes + p.guesses;
     if (decodes < cols) count_rate(s, s->prefill, cols - decodes, seconds * (cols - decodes) / cols);
     s->stats.steps++;
+    s->stats.batch_last = p.batch.cols;
     int64_t before = s->stats.completion_tokens;
     for (int r = 0; r < p.batch.runs; r++) take_results(s, s->of_run[r], &s->runs[r], &out);
     if (p.decodes) count_rate(s, s->decode, (double)(s->stats.completion_tokens - before), seconds * decodes / cols);

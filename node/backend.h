@@ -42,7 +42,7 @@ struct backend_ops {
     void (*free)(struct backend *backend);
 };
 
-enum backend_health { BACKEND_STARTING, BACKEND_UP, BACKEND_DOWN, BACKEND_DRAINING };
+enum backend_health { BACKEND_STARTING, BACKEND_UP, BACKEND_DOWN, BACKEND_DRAINING, BACKEND_WARMING };
 #define BACKEND_WORD 64
 struct backend {
     const struct backend_ops *ops;
@@ -55,6 +55,7 @@ struct backend {
     struct msg_model models[MSG_MODELS_MAX]; /* what it answers with; strings live as long as the backend says so */
     int model_count;               /* a peer lists the models (and tiers) it reaches */
     void (*stats)(const struct backend *backend, struct engine_stats *out); /* of its engine; NULL: none in this process */
+    const char *device_note;       /* why its engine has no GPU where it might have had one; NULL or "": nothing to say */
     /* kept by the node (node/health.c): */
     int order;                     /* lower first */
     double weight;

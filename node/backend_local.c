@@ -1,8 +1,11 @@
 /* The engine in this process as a backend. The engine calls back on its own thread; each event is copied and posted to
  * the loop, where the rest happens. The model is read on a thread of its own, so that a node is up before it. Prompts of
  * more than PREPARE_INLINE bytes are rendered and tokenized off the loop. */
+#include "node/gpu.h"
 #include "node/grammar.h"
+#include "node/local_engine.h"
 #include "node/local_prompt.h"
+#include "node/local_warm.h"
 #include "node/node.h"
 
 #include "base/clock.h"
@@ -24,7 +27,7 @@ struct local {
     struct backend backend;
     struct engine *engine;
     struct engine_info info;
-    char identity[128], model[BACKEND_WORD];
+    char identity[128], model[BACKEND_WORD], device[120];
     struct local_call *calls;
     struct grammar_vocabulary *vocabulary; /* NULL: the model cannot be held to JSON */
     struct local_grammar *grammars;
@@ -564,10 +567,21 @@ static void local_stats(const struct backend *backend, struct engine_stats *out)
 
 /* ---- opening ---- */
 
+static void on_warming(void *ctx, void *arg)
+{
+    struct local *local = ctx;
+    (void)arg;
+    atomic_fetch_sub(&local->pending, 1);
+    local->backend.health = BACKEND_WARMING;
+    (void)snprintf(local->backend.trouble, sizeof local->backend.trouble, "its engine warms up");
+    maybe_free(local);
+}
+
 static void on_opened(void *ctx, void *arg)
 {
     (void)arg;
     struct local *local = ctx;
+    struct engine_stats stats;
     atomic_fetch_sub(&local->pending, 1);
     if (local->closed) {
         maybe_free(local);
@@ -585,10 +599,10 @@ static void on_opened(void *ctx, void *arg)
     engine_info(local->engine, &local->info);
     const char *name = local->config->model ? local->config->model : local->info.name;
     (void)snprintf(local->model, sizeof local->model, "%s", name);
-    /* What a stream must find elsewhere to go on exactly: the model, the kernels, and how the cache rounds. */
-    (void)snprintf(local->identity, sizeof local->identity, "%s/%s%s", local->info.identity, local->info.kernels,
-                   local->config->kv ? "/kv-q8_0" : "");
+    local_engine_identity(local->config, &local->info, local->identity, sizeof local->identity);
+    local_engine_device(&local->info, local->device, sizeof local->device);
     b->models[0] = (struct msg_model){.name = local->model, .identity = local->identity, .context_tokens = local->info.context_tokens,
+                                      .device = local->device,
                                       .tier = local->config->tier, .price_input_usd = local->config->price.input_usd,
                                       .price_output_usd = local->config->price.output_usd,
                                       .price_reasoning_usd = local->config->price.reasoning_usd, .can_prefix = true,
@@ -596,21 +610,37 @@ static void on_opened(void *ctx, void *arg)
     if (!local->vocabulary) textlog(TEXTLOG_WARN, "no_json", "backend=%s why=\"%s\"", b->name, local->trouble.msg);
     b->model_count = 1;
     b->stats = local_stats;
+    local_stats(b, &stats);
+    b->slots = stats.slots_max;
+    b->device_note = local->info.device_note;
+    if (local->info.device_index >= 0)
+        gpu_monitor_watch(local->node->gpus, local->info.device, local->info.device_uuid, local->info.device_index);
     b->health = BACKEND_UP;
-    textlog(TEXTLOG_INFO, "model_ready", "backend=%s model=%s kernels=%s bytes=%lld", b->name, local->model, local->info.kernels,
-            (long long)local->info.bytes);
+    textlog(TEXTLOG_INFO, "model_ready", "backend=%s model=%s kernels=%s device=\"%s\" slots=%d bytes=%lld", b->name, local->model,
+            local->info.kernels, local->device, b->slots, (long long)local->info.bytes);
+    if (b->device_note[0]) textlog(TEXTLOG_INFO, "no_gpu", "backend=%s why=\"%s\"", b->name, b->device_note);
     request_wake(local->node);
+}
+
+/* An engine whose first generations fail is none. */
+static void warm(struct local *local)
+{
+    struct err e = {0};
+    local_post(local, on_warming, NULL);
+    enum err_code code = local_warm(local->engine, local->config->prefill_tokens, &local->closing, &e);
+    if (!code) return;
+    err_set(&local->trouble, code, "warming up failed: %s", e.msg);
+    engine_close(local->engine);
+    local->engine = NULL;
 }
 
 static void *load_thread(void *arg)
 {
     struct local *local = arg;
-    const struct config_backend *c = local->config;
-    const struct engine_options options = {.path = c->model_file, .kernels = c->kernels, .threads = c->threads, .slots_max = c->slots,
-                                           .queue_max = c->queue_max, .context_tokens = c->context_tokens,
-                                           .kv = c->kv ? ENGINE_KV_Q8_0 : ENGINE_KV_F16};
+    const struct engine_options options = local_engine_options(local->config);
     if (engine_open(&local->engine, &options, &local->trouble) != ERR_OK) local->engine = NULL;
     else if (grammar_vocabulary_of(&local->vocabulary, local->engine, &local->trouble) != ERR_OK) local->vocabulary = NULL;
+    if (local->engine && local->node->config->warm) warm(local);
     local_post(local, on_opened, NULL);
     return NULL;
 }

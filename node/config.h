@@ -53,12 +53,15 @@ struct config_backend {
     enum tier tier;           /* of what it answers with; a peer's models say their own */
     double weight;            /* 1 */
     int order;                /* place in the list */
-    int slots;                /* local 4, upstream 32 */
+    int slots;                /* local 0: what suits the device, upstream 32 */
     /* local */
     char *model_file;
     int threads, context_tokens, queue_max;
     char *kernels;
     int kv;                   /* enum engine_kv: f16, q8_0 */
+    int64_t kv_bytes_max;
+    int prefill_tokens, sparse_pages;
+    bool invariant;
     /* peer */
     char *connect;            /* "tcp://host:7100", "ipc:///path" */
     char *server_key;         /* the other side's public key */
@@ -87,6 +90,7 @@ struct config {
     char *pid_file;           /* node.pid_file; NULL: none */
     char *log_level;          /* node.log_level: debug info warn error */
     int drain_ms;             /* node.drain_ms: limit of a SIGTERM; 10000 */
+    bool warm;                /* node.warm: engines generate a little before the node is ready; false */
     int requests_max;         /* node.requests_max: running and waiting together; 1024 */
     int64_t request_bytes_max;/* node.request_bytes_max: memory of one request; 8 MiB */
     struct config_http http;

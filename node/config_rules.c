@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SOCKET_PATH_MAX = 107 };
+enum { SOCKET_PATH_MAX = 107, LOCAL_SLOTS_MAX = 1024 /* of an engine */ };
 
 static bool starts(const char *text, const char *with)
 {
@@ -161,8 +161,8 @@ static void check_backend(struct config_loader *l, int index)
     if (l->backend_typeless[index]) return;
     if (b->type == CONFIG_LOCAL) {
         need(l, index, "model_file", b->model_file, "a GGUF file");
-        if (b->slots < 1)
-            config_problem(l, line, ERR_INVALID, "backends.%d.slots: got %d, want at least 1 for type local", index, b->slots);
+        if (b->slots > LOCAL_SLOTS_MAX)
+            config_problem(l, line, ERR_INVALID, "backends.%d.slots: got %d, want at most %d for type local", index, b->slots, LOCAL_SLOTS_MAX);
     }
     if (b->type == CONFIG_UPSTREAM) check_upstream(l, index);
     if (b->type == CONFIG_PEER) {

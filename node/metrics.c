@@ -1,10 +1,12 @@
 #include "node/metrics.h"
 
+#include "node/gpu.h"
 #include "node/node.h"
 
 #include "base/clock.h"
 #include "engine/engine.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -148,6 +150,8 @@ static const struct {
     {"rung_engine_pages_used", "gauge", "KV pages in use by running sequences"},
     {"rung_engine_pages_cached", "gauge", "KV pages kept for prompts that begin alike"},
     {"rung_engine_pages_free", "gauge", "KV pages that hold nothing"},
+    {"rung_engine_pages_fragmented", "gauge", "of the pages in use: positions that hold nothing yet, in pages' worth"},
+    {"rung_engine_batch", "gauge", "tokens worked on together in the last step"},
     {"rung_engine_prompt_tokens_total", "counter", "prompt tokens, cached ones counted in"},
     {"rung_engine_cached_tokens_total", "counter", "prompt tokens that were found in the cache"},
     {"rung_engine_completion_tokens_total", "counter", "tokens made"},
@@ -162,6 +166,7 @@ static void engine_values(const struct engine_stats *s, double *out) /* (ENGINE_
 {
     const double values[ENGINE_ROWS_COUNT] = {
         s->slots_max, s->slots_used, s->queue_used, s->pages_used, s->pages_cached, s->pages_total - s->pages_used - s->pages_cached,
+        s->pages_fragmented, s->batch_last,
         (double)s->prompt_tokens, (double)s->cached_tokens, (double)s->completion_tokens, (double)s->preemptions, (double)s->steps,
         s->prefill_tokens_per_s, s->decode_tokens_per_s};
     memcpy(out, values, sizeof values);
@@ -180,6 +185,31 @@ static void write_engines(const struct node *node, struct buf *out)
             b->stats(b, &stats);
             engine_values(&stats, values);
             buf_addf(out, "%s{backend=\"%s\"} %.9g\n", ENGINE_ROWS[i].name, b->name, values[i]);
+        }
+    }
+}
+
+/* The GPUs under them; what nobody tells has no line. */
+static void write_gpus(const struct node *node, struct buf *out)
+{
+    static const struct {
+        const char *name, *help;
+        size_t field;
+    } GPU_ROWS[] = {
+        {"rung_gpu_utilization", "share of the last moments in which something ran on the GPU", offsetof(struct gpu_reading, utilization)},
+        {"rung_gpu_memory_used_bytes", "memory in use on the GPU, by anybody", offsetof(struct gpu_reading, memory_used)},
+        {"rung_gpu_memory_free_bytes", "memory free on the GPU", offsetof(struct gpu_reading, memory_free)},
+        {"rung_gpu_power_watts", "what the GPU draws", offsetof(struct gpu_reading, power_w)},
+        {"rung_gpu_temperature_celsius", "the GPU's temperature", offsetof(struct gpu_reading, temperature_c)},
+    };
+    struct gpu_reading gpus[GPUS_WATCHED_MAX];
+    int count = node->gpus ? gpu_monitor_read(node->gpus, gpus, GPUS_WATCHED_MAX) : 0;
+    for (size_t r = 0; count > 0 && r < sizeof GPU_ROWS / sizeof GPU_ROWS[0]; r++) {
+        head(out, GPU_ROWS[r].name, "gauge", GPU_ROWS[r].help);
+        for (int i = 0; i < count; i++) {
+            double value;
+            memcpy(&value, (const char *)&gpus[i] + GPU_ROWS[r].field, sizeof value);
+            if (!isnan(value)) buf_addf(out, "%s{gpu=\"%d\",name=\"%s\"} %.9g\n", GPU_ROWS[r].name, gpus[i].index, gpus[i].name, value);
         }
     }
 }
@@ -220,5 +250,6 @@ void metrics_write(const struct node *node, struct buf *out)
     write_tiers(m, out);
     write_backends(node, out);
     write_engines(node, out);
+    write_gpus(node, out);
     write_log(node, out);
 }

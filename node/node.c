@@ -1,4 +1,5 @@
 /* A node's life: read the configuration, open what it names, run the loop, drain, close. */
+#include "node/gpu.h"
 #include "node/node.h"
 
 #include "base/clock.h"
@@ -92,7 +93,8 @@ static enum err_code node_open(struct node *node, bool worker, struct err *e)
     node->metrics = metrics_new();
     if (!node->metrics) return err_set(e, ERR_MEMORY, "no memory for the metrics");
     open_router(node);
-    code = request_table_new(node, e);
+    code = gpu_monitor_new(&node->gpus, NULL, e);
+    if (code == ERR_OK) code = request_table_new(node, e);
     if (code == ERR_OK && node->config->tier == TIER_EDGE && node->log) code = shadows_new(node, e);
     for (int i = 0; i < node->config->backend_count && code == ERR_OK; i++) code = open_backend(node, &node->config->backends[i], e);
     if (code == ERR_OK) code = open_fronts(node, worker, e);
@@ -117,6 +119,7 @@ static void node_close(struct node *node)
     if (node->loop) loop_run_posts(node->loop); /* what the writer posted last */
     shipper_free(node->shipper);
     router_free(node->router);
+    gpu_monitor_free(node->gpus);
     metrics_free(node->metrics);
     if (node->links) link_context_free(node->links);
     loop_free(node->loop);
@@ -167,14 +170,16 @@ bool node_health_json(const struct node *node, bool ready, struct buf *out)
 {
     struct tier_state state[TIERS];
     node_tier_states(node, state);
-    bool any = false, all = true, starting = false;
+    bool any = false, all = true, starting = false, warming = false;
     for (const struct backend *b = node->backends; b; b = b->next) {
+        bool local = strcmp(b->ops->type, "local") == 0;
         any |= backend_ready(node, b);
         all &= backend_ready(node, b);
         starting |= b->health == BACKEND_STARTING;
+        warming |= b->health == BACKEND_WARMING || (node->config->warm && local && b->health == BACKEND_STARTING);
     }
-    bool ok = !node->draining && (!ready || any);
-    const char *status = node->draining ? "draining" : !any ? (starting ? "starting" : "unavailable") : all ? "ok" : "degraded";
+    bool ok = !node->draining && (!ready || (any && !warming));
+    const char *status = node->draining ? "draining" : warming ? "warming" : !any ? (starting ? "starting" : "unavailable") : all ? "ok" : "degraded";
     buf_addf(out, "{\"status\":\"%s\",\"node\":\"%s\",\"tier\":\"%s\",\"version\":\"%s\",\"uptime_s\":%lld,\"requests\":%d,\"tiers\":{",
              status, node->config->node, tier_name(node->config->tier), RUNG_VERSION,
              (long long)((clock_wall_ms() - node->started_wall_ms) / 1000), request_count(node));
@@ -184,12 +189,14 @@ bool node_health_json(const struct node *node, bool ready, struct buf *out)
         first = 0;
     }
     buf_adds(out, "},\"backends\":[");
-    static const char *const HEALTH[] = {"starting", "up", "down", "draining"};
+    static const char *const HEALTH[] = {"starting", "up", "down", "draining", "warming"};
     for (const struct backend *b = node->backends; b; b = b->next) {
-        char why[200];
-        buf_addf(out, "%s{\"name\":\"%s\",\"type\":\"%s\",\"health\":\"%s\",\"ready\":%s,\"running\":%d,\"trouble\":%s}",
+        char why[200], device[200], note[300];
+        const char *where = b->model_count > 0 && b->models[0].device ? b->models[0].device : "";
+        buf_addf(out, "%s{\"name\":\"%s\",\"type\":\"%s\",\"health\":\"%s\",\"ready\":%s,\"running\":%d,\"trouble\":%s,\"device\":%s,\"note\":%s}",
                  b == node->backends ? "" : ",", b->name, b->ops->type, HEALTH[b->health], backend_ready(node, b) ? "true" : "false",
-                 b->running, b->health == BACKEND_UP ? "\"\"" : textlog_quote(b->trouble, why, sizeof why));
+                 b->running, b->health == BACKEND_UP ? "\"\"" : textlog_quote(b->trouble, why, sizeof why),
+                 textlog_quote(where, device, sizeof device), textlog_quote(b->device_note ? b->device_note : "", note, sizeof note));
     }
     buf_adds(out, "]}");
     return ok;

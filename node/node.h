@@ -18,6 +18,7 @@ struct worker_link;
 struct shipper;
 struct node_options;
 struct shadows;
+struct gpu_monitor;
 
 struct node {
     const struct node_options *options; /* as started; for reading the configuration again */
@@ -37,6 +38,7 @@ struct node {
     struct worker_link *worker;     /* NULL: not a worker */
     struct shipper *shipper;        /* NULL: no rows go up */
     struct shadows *shadows;        /* NULL: none are made here */
+    struct gpu_monitor *gpus;       /* those under engines here */
     uint64_t last_call;             /* calls are numbered from here */
     bool draining;
     int64_t started_wall_ms;

@@ -17,8 +17,8 @@ static bool same(const struct backend *backend, const struct msg_ready *ready)
     if (backend->model_count != ready->model_count) return false;
     for (int i = 0; i < ready->model_count; i++) {
         struct msg_model a = backend->models[i], b = ready->models[i];
-        if (!a.name || strcmp(a.name, b.name) != 0 || strcmp(a.identity, b.identity) != 0) return false;
-        a.name = a.identity = b.name = b.identity = NULL;
+        if (!a.name || strcmp(a.name, b.name) != 0 || strcmp(a.identity, b.identity) != 0 || strcmp(a.device, b.device) != 0) return false;
+        a.name = a.identity = a.device = b.name = b.identity = b.device = NULL;
         if (memcmp(&a, &b, sizeof a) != 0) return false;
     }
     return true;
@@ -36,7 +36,8 @@ void peer_models_take(struct peer_models *models, struct backend *backend, const
         if (!word_valid(model.name) || (model.identity[0] && !word_valid(model.identity)) || model.tier == TIER_NONE) continue;
         model.name = arena_strdup(&models->now, model.name);
         model.identity = arena_strdup(&models->now, model.identity);
-        if (model.name && model.identity) backend->models[count++] = model;
+        model.device = arena_strdup(&models->now, word_valid(model.device) ? model.device : "");
+        if (model.name && model.identity && model.device) backend->models[count++] = model;
     }
     backend->model_count = count;
 }

@@ -130,6 +130,7 @@ struct msg_submit {
 
 struct msg_model {
     const char *name, *identity;   /* identity "": not one of our engines */
+    const char *device;            /* what it runs on: a GPU's name, or "cpu" and its kernels; "": not one of our engines */
     int64_t context_tokens;
     enum tier tier;
     double price_input_usd, price_output_usd, price_reasoning_usd; /* a million tokens */

@@ -112,6 +112,7 @@ static const struct msg_field MODEL_FIELDS[] = {
     F(9, can_json, KIND_BOOL, MAY, 0, ""),
     F(10, can_parts, KIND_BOOL, MAY, 0, ""),
     F(11, can_prefix, KIND_BOOL, MAY, 0, "goes on from an assistant prefix"),
+    F(12, device, KIND_TEXT, EMPTY, WORD, "a GPU's name, or `cpu` and its kernels; empty: not one of our engines"),
 #undef F
 };
 SHAPE(MODEL, "model", msg_model, MODEL_FIELDS);

@@ -582,6 +582,10 @@ enum err_code openai_model_body(const struct msg_model *m, struct buf *out)
         openai_write_int(out, m->context_tokens);
         buf_addf(out, ",\"price_input_usd\":%.9g,\"price_output_usd\":%.9g,\"price_reasoning_usd\":%.9g",
                  m->price_input_usd, m->price_output_usd, m->price_reasoning_usd);
+        if (m->device && m->device[0]) {
+            buf_adds(out, ",\"device\":");
+            openai_write_string(out, m->device);
+        }
         buf_addf(out, ",\"tools\":%s,\"json\":%s,\"parts\":%s}", m->can_tools ? "true" : "false",
                  m->can_json ? "true" : "false", m->can_parts ? "true" : "false");
     }

@@ -18,9 +18,19 @@ export PYTHONDONTWRITEBYTECODE=1
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
 trap 'exit 130' INT TERM HUP
+# Where there is an NVIDIA GPU (the second: of a Jetson) and its compiler, the models run on it.
+gpu=
+if [ -e /dev/nvidia0 ] || [ -e /dev/nvhost-gpu ]; then gpu=yes; fi
 build() {
-    cmake -G Ninja -B build -S . -DCMAKE_BUILD_TYPE=Release -DRUNG_TESTS=OFF >"$out" 2>&1 &&
-        ninja -C build rung >>"$out" 2>&1
+    set -- -DCMAKE_BUILD_TYPE=Release -DRUNG_TESTS=OFF
+    if [ -n "$gpu" ]; then # for this one only: a build for every kind takes minutes
+        kind=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -cd 0-9)
+        [ "$kind" != 90 ] || kind=90a
+        [ -z "$kind" ] || set -- "$@" -DRUNG_CUDA_ARCHITECTURES="$kind"
+    fi
+    cmake -G Ninja -B build -S . "$@" >"$out" 2>&1 && ninja -C build rung >>"$out" 2>&1 || return 1
+    [ -n "$gpu" ] && grep -q 'CUDA: librung_cuda.so by' "$out" || return 0
+    ninja -C build rung_cuda >>"$out" 2>&1 || { tail -20 "$out"; echo "The GPU's library could not be built: the models run on the CPU."; }
 }
 [ -x build/rung ] || echo "Building (a minute or two) ..."
 build || { tail -40 "$out"; echo "demo.sh: building failed" >&2; exit 1; }

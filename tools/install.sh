@@ -5,6 +5,8 @@ set -eu
 
 BUILD="gcc cmake ninja-build pkg-config libzmq3-dev libmsgpack-dev libsqlite3-dev libcurl4-openssl-dev
 libmicrohttpd-dev libjansson-dev libyaml-dev libsodium-dev python3 curl ca-certificates"
+# NVIDIA's compiler, where it is, works through g++.
+if command -v nvcc >/dev/null 2>&1 || [ -x /usr/local/cuda/bin/nvcc ]; then BUILD="$BUILD g++"; fi
 TEST="g++ clang libclang-rt-14-dev libcmocka-dev sqlite3 python3-zmq python3-msgpack python3-jinja2 python3-numpy
 python3-pytest python3-yaml python3-regex git"
 

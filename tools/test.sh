@@ -33,8 +33,8 @@ build() { # build FOLDER CMAKE-OPTION...
 count() { grep -oE "[0-9]+ $1" "$2" | tail -1 | cut -d' ' -f1; } # count WORD FILE
 
 sh tools/install.sh build test
-step "build the program (build/)"
-build build -DCMAKE_BUILD_TYPE=Release -DRUNG_TESTS=OFF
+step "build the program (build/), with the GPU's library where nvcc is"
+build build -DCMAKE_BUILD_TYPE=Release -DRUNG_TESTS=OFF -DRUNG_CUDA_ARCHITECTURES="80;90a"
 step "build with AddressSanitizer and UndefinedBehaviorSanitizer (build-asan/)"
 build build-asan -DRUNG_SANITIZE=ON
 step "build the fuzzers (build-fuzz/)"
@@ -49,7 +49,7 @@ failed=$(grep -cE 'Test +#[0-9]+: .*\*\*\*' build-asan/ctest.log || true)
 if [ "$failed" -eq 0 ]; then echo "$passed programs passed"; else tail -100 build-asan/ctest.log; fi
 
 step "what has threads, under ThreadSanitizer (build-tsan/)"
-threaded="test_node_loop test_router_log test_engine_engine"
+threaded="test_node_loop test_node_gpu test_router_log test_engine_engine test_engine_sched"
 quiet cmake -G Ninja -B build-tsan -S . -DRUNG_TSAN=ON
 quiet ninja -C build-tsan $threaded
 for program in $threaded; do
@@ -61,6 +61,23 @@ for program in $threaded; do
         echo "FAILED: build-tsan/tests/$program"
     fi
 done
+
+if [ -e build/librung_cuda.so ]; then
+    step "what runs on a GPU"
+    quiet ninja -C build cuda_tests
+    for program in build/tests/cuda_*; do
+        log=build/$(basename "$program").log
+        if ! "$program" >"$log" 2>&1; then
+            failed=$((failed + 1))
+            tail -40 "$log"
+            echo "FAILED: $program"
+        elif grep -q '^skipped' "$log"; then
+            skipped=$((skipped + 1))
+        else
+            passed=$((passed + 1))
+        fi
+    done
+fi
 
 step "every decoder, fuzzed for a few seconds"
 fuzz() { # fuzz PROGRAM: its corpus is read, what it finds goes to a folder of its own

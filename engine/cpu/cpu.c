@@ -141,6 +141,7 @@ static void measure(struct cpu *c, const struct backend_options *o)
 
 enum err_code cpu_open(struct backend **out, const struct model *model, const struct backend_options *o, struct err *e)
 {
+    if (model->random) return err_set(e, ERR_UNSUPPORTED, "the model is a shape without weights, which only a GPU fills");
     struct cpu *c = calloc(1, sizeof *c);
     if (!c) return err_set(e, ERR_MEMORY, "no memory for a backend");
     c->model = model;
@@ -159,6 +160,7 @@ enum err_code cpu_open(struct backend **out, const struct model *model, const st
     }
     c->backend = (struct backend){.kernels = c->kernels->name,
                                   .page_tokens = KV_PAGE_TOKENS,
+                                  .pages = o->pages,
                                   .token_bytes = c->bytes,
                                   .forward = cpu_forward,
                                   .stats = cpu_stats,

@@ -468,6 +468,7 @@ enum err_code cpu_forward(struct backend *b, const struct batch *batch, struct b
                        c->cols_max, c->wanted_max);
     prepare(c, batch);
     pool_run(c->pool, members_for(c, batch->cols), step, c);
-    *out = (struct batch_out){c->logits, c->hidden, c->logits_stride, (size_t)c->model->embedding};
+    *out = (struct batch_out){.logits = c->logits, .hidden = c->hidden, .logits_stride = c->logits_stride,
+                              .hidden_stride = (size_t)c->model->embedding};
     return ERR_OK;
 }

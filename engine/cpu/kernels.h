@@ -6,6 +6,7 @@
 #ifndef RUNG_ENGINE_CPU_KERNELS_H
 #define RUNG_ENGINE_CPU_KERNELS_H
 
+#include "engine/backend.h"
 #include "engine/cpu/pack.h"
 
 enum { KV_PAGE_TOKENS = 32, ATTEND_ROWS = 8, ACTS_GROUP_MAX = 16 };
@@ -36,12 +37,6 @@ struct attend {
     const uint16_t *k, *v;          /* this layer's and head's part of page 0, as put_kv or put_kv_q8 writes it */
     size_t page_stride;             /* elements (of 2 bytes) between two pages */
     bool q8;                        /* the pages hold Q8_0 */
-};
-
-struct logit_stats {
-    float max, logsum;                   /* logsum: log Σ exp(logit) */
-    float entropy, margin, varentropy;   /* nats; p1 - p2 */
-    int best;
 };
 
 struct kernels {

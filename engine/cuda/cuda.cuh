@@ -133,13 +133,20 @@ ERR_CHECKED enum err_code attention_run(struct attention *a, const struct attent
 
 /* ---- loading ---- */
 
-/* Copies of host ranges (a mapped file) to the device, many at once: threads fill pinned buffers, copies run behind them on
- * several streams. Blocks until everything is there. `progress` may be NULL. */
+/* Copies of host ranges (a mapped file) to the current device, many at once: threads (0: one a core; 16 at most) fill pinned
+ * buffers, copies run behind them on several streams. Blocks until everything is there and all threads are gone; waits first
+ * for what runs on the device. Ranges may be of any size and alignment. The first error of any thread is told. */
 struct upload {
     const void *from;
     void *to; /* device */
     int64_t bytes;
 };
 ERR_CHECKED enum err_code upload_run(const struct upload *list, int count, int threads, struct err *e);
+
+/* ---- what the library exports (library.cu; engine/cuda.h says what each does) ---- */
+
+ERR_CHECKED enum err_code cuda_open(struct backend **out, const struct model *model, const struct backend_options *options, struct err *e);
+int64_t cuda_page_bytes(const struct model *model, bool kv_8bit);
+ERR_CHECKED enum err_code cuda_read_bandwidth(int index, double *best, struct err *e);
 
 #endif

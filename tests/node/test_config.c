@@ -123,7 +123,7 @@ static void a_backend_has_the_defaults_of_its_type(void **state)
                                        "    type: upstream\n" /* last: its defaults must not undo the rest */
                                        "    tier: core\n");
     assert_int_equal(c->backend_count, 3);
-    assert_int_equal(c->backends[0].slots, 4);
+    assert_int_equal(c->backends[0].slots, 0); /* what suits the device */
     assert_int_equal(c->backends[0].tier, TIER_EDGE);
     assert_false(c->backends[0].has_price);
     assert_int_equal(c->backends[1].tier, TIER_REGION);

@@ -1,0 +1,127 @@
+/* A backend that is no model: what it foretells is a pure function of all tokens so far, which it keeps in the pages it is
+ * given. Whoever loses a page, shares a wrong one or looks at a row that was not asked for gets another text. It behaves
+ * as a GPU's backend does: statistics come with the step, and logits only where they are needed (else not-a-number). */
+#ifndef RUNG_TESTS_ENGINE_FAKE_GPU_H
+#define RUNG_TESTS_ENGINE_FAKE_GPU_H
+
+#include "engine/backend.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FAKE_PAGE = 32, FAKE_PAGE_BYTES = 4096, FAKE_PAGES_FIT = 512 };
+
+struct fake_gpu {
+    struct backend backend;
+    const struct model *model;
+    struct backend_options options;
+    uint64_t *kv; /* (pages, FAKE_PAGE) hash of all tokens up to here */
+    float *logits, *hidden;
+    struct logit_stats *stats;
+    bool plain; /* as a CPU's backend: every row's logits, no statistics */
+    int64_t rows, needed;
+};
+
+static inline uint64_t fake_mix(uint64_t x)
+{
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+static inline void fake_stats(struct backend *b, const float *logits, int n, struct logit_stats *out)
+{
+    double sum = 0, first = 0, square = 0, most = -INFINITY, second = -INFINITY;
+    (void)b;
+    for (int i = 0; i < n; i++) {
+        double x = (double)logits[i];
+        if (x > most) {
+            second = most;
+            most = x;
+            out->best = i;
+        } else if (x > second) {
+            second = x;
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        double x = (double)logits[i] - most;
+        sum += exp(x);
+        first += exp(x) * x;
+        square += exp(x) * x * x;
+    }
+    out->max = (float)most;
+    out->logsum = (float)(most + log(sum));
+    out->entropy = (float)(log(sum) - first / sum);
+    out->varentropy = (float)(square / sum - first / sum * first / sum);
+    out->margin = (float)((1 - exp(second - most)) / sum);
+}
+
+static inline void fake_row(struct fake_gpu *f, int row, uint64_t hash, bool needed)
+{
+    int n = f->model->vocabulary;
+    float *logits = f->logits + (size_t)row * (size_t)n;
+    for (int v = 0; v < n; v++) logits[v] = (float)(fake_mix(hash + (uint64_t)v) >> 40) / 16777216.0f * 12;
+    for (int i = 0; i < f->model->embedding; i++)
+        f->hidden[(size_t)row * (size_t)f->model->embedding + (size_t)i] = (float)(fake_mix(hash ^ (uint64_t)~i) >> 40);
+    fake_stats(NULL, logits, n, &f->stats[row]);
+    f->rows++;
+    f->needed += needed;
+    for (int v = 0; v < n && !needed && !f->plain; v++) logits[v] = NAN;
+}
+
+static inline enum err_code fake_forward(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e)
+{
+    struct fake_gpu *f = (struct fake_gpu *)b;
+    if (batch->cols < 1 || batch->cols > f->options.cols_max || batch->wanted > f->options.wanted_max)
+        return err_set(e, ERR_INTERNAL, "a step of %d tokens, %d wanted", batch->cols, batch->wanted);
+    int wanted = 0;
+    for (int r = 0; r < batch->runs; r++) {
+        const struct batch_run *run = &batch->run[r];
+        for (int i = 0; i < run->count; i++) {
+            int p = run->position + i, col = run->first + i;
+            uint64_t before = p ? f->kv[run->pages[(p - 1) / FAKE_PAGE] * FAKE_PAGE + (p - 1) % FAKE_PAGE] : 1;
+            uint64_t *here = &f->kv[run->pages[p / FAKE_PAGE] * FAKE_PAGE + p % FAKE_PAGE];
+            *here = fake_mix(before * 31 + (uint64_t)batch->tokens[col] + 1);
+            if (wanted == batch->wanted || batch->want[wanted] != col) continue;
+            fake_row(f, wanted, *here, !batch->need_logits || batch->need_logits[wanted]);
+            wanted++;
+        }
+    }
+    *out = (struct batch_out){.logits = f->logits, .hidden = f->hidden, .logits_stride = (size_t)f->model->vocabulary,
+                              .hidden_stride = (size_t)f->model->embedding, .stats = f->plain ? NULL : f->stats};
+    return ERR_OK;
+}
+
+static inline void fake_close(struct backend *b)
+{
+    struct fake_gpu *f = (struct fake_gpu *)b;
+    free(f->kv);
+    free(f->logits);
+    free(f->hidden);
+    free(f->stats);
+    free(f);
+}
+
+static inline enum err_code fake_open(struct backend **out, const struct model *model, const struct backend_options *options,
+                                      struct err *e)
+{
+    struct fake_gpu *f = calloc(1, sizeof *f);
+    size_t wanted = (size_t)options->wanted_max;
+    int pages = options->pages ? options->pages : FAKE_PAGES_FIT;
+    if (!f) return err_set(e, ERR_MEMORY, "no memory");
+    f->model = model;
+    f->options = *options;
+    f->kv = calloc((size_t)pages * FAKE_PAGE, sizeof *f->kv);
+    f->logits = calloc(wanted * (size_t)model->vocabulary, sizeof *f->logits);
+    f->hidden = calloc(wanted * (size_t)model->embedding, sizeof *f->hidden);
+    f->stats = calloc(wanted, sizeof *f->stats);
+    f->backend = (struct backend){.kernels = "cuda", .page_tokens = FAKE_PAGE, .pages = pages, .token_bytes = 1 << 20,
+                                  .forward = fake_forward, .stats = fake_stats, .close = fake_close};
+    *out = &f->backend;
+    if (f->kv && f->logits && f->hidden && f->stats) return ERR_OK;
+    fake_close(&f->backend);
+    return err_set(e, ERR_MEMORY, "no memory");
+}
+
+#endif
