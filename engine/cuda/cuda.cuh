@@ -71,9 +71,18 @@ struct matmul_options {
 ERR_CHECKED enum err_code matmul_open(struct matmul **out, const struct matmul_options *options, struct err *e);
 void matmul_close(struct matmul *m);
 /* y (cols, ldy) = W x. 1 ≤ x->cols ≤ cols_max. x->form must be what matmul_form says. Exact to float32 sums of the
- * products of the dequantized weights (rounded to the operand's form) and x. */
+ * products of the dequantized weights and x; weights are rounded to the operand's form (k-quants' scales too). One stream
+ * at a time. No allocation, no waiting, so it can be captured in a graph; a shape's first call may load kernels, which a
+ * capture does not like: run or warm it once before. */
 ERR_CHECKED enum err_code matmul_run(struct matmul *m, const struct matrix *w, const struct operand *x, enum into into, void *y,
                                      int64_t ldy, cudaStream_t stream, struct err *e);
+/* Runs the shape once on numbers of its own and, where cuBLASLt multiplies, keeps the fastest of its ways for exactly this
+ * shape. Blocks; allocates and frees. */
+ERR_CHECKED enum err_code matmul_warm(struct matmul *m, const struct matrix *w, int cols, enum into into, int64_t ldy,
+                                      cudaStream_t stream, struct err *e);
+/* Floats (cols, ldx) to out's form; out's memory is the caller's. Saturates; NaN stays NaN. E4M3: a column's scale is its
+ * largest magnitude / 448. */
+ERR_CHECKED enum err_code operand_from_floats(const float *x, int64_t ldx, const struct operand *out, cudaStream_t stream, struct err *e);
 /* Row `ids[c]` of `w`, as floats × factor, into y (cols, k). */
 ERR_CHECKED enum err_code matmul_embed(const struct matrix *w, const int32_t *ids, int cols, float factor, float *y,
                                        cudaStream_t stream, struct err *e);

@@ -1,0 +1,17 @@
+/* The tile kernel's instances for FP8 weights and F16 inputs. */
+#include "engine/cuda/matmul_tile.cuh"
+
+static const struct tile_kernel KERNELS[] = {
+    /*   layout        columns / 8, rows of a warp / 16, warps along rows, along k */
+    TILE(LAYOUT_FP8, 1, 1, 1, 8),
+    TILE(LAYOUT_FP8, 1, 2, 1, 4),
+    TILE(LAYOUT_FP8, 1, 4, 1, 4),
+    TILE(LAYOUT_FP8, 2, 2, 8, 1),
+    TILE(LAYOUT_FP8, 4, 2, 8, 1),
+    TILE(LAYOUT_FP8, 8, 2, 8, 1),
+};
+
+struct tile_table tile_table_fp8(void)
+{
+    return {KERNELS, (int)(sizeof KERNELS / sizeof KERNELS[0])};
+}
