@@ -24,6 +24,7 @@ enum {
     ATTEND_PARTS = 4                                     /* the sums over splits: by index % 4, then joined */
 };
 #define ATTEND_NONE (-1e30f) /* the maximum of no positions */
+#define ATTEND_NOWHERE 0x3ffffff /* the place of a page that no row sees: past every position */
 #define ATTEND_LOG2E 1.44269504f
 
 /* Stands in shared memory: what all threads share should not take registers from what each one reads. */
@@ -39,7 +40,7 @@ struct attend_unit {
     float softcap;          /* 0: off */
     float2 *ml;             /* (rows): maximum of log2(e) × score (FP8: + log2 of V's scale), sum of 2^(… - maximum) */
     float *o;               /* (rows, head_dim): Σ 2^(… - maximum) × V */
-    /* Filled by attend_find. */
+    /* What attend_find looks up. */
     int logical[ATTEND_PAGES], page[ATTEND_PAGES]; /* the unit's pages, as places in the table and in the cache */
     unsigned seen;                                 /* bit i: some row sees some of page i */
     int tail, there;                               /* the last page seen, and how many of its positions are written */
@@ -75,13 +76,6 @@ static inline __host__ __device__ int attend_shared_bytes(int head_dim, int rows
     int padded = (rows + 15) / 16 * 16;
     return padded * (attend_q_stride(head_dim) * 2 + ATTEND_P_STRIDE * 2 + 2 * ATTEND_PAGES * 4);
 }
-
-/* What a thread holds between attend_start and attend_finish. */
-template <int HD, bool FP8> struct attend_state {
-    typedef attend_shape<HD, FP8> S;
-    uint32_t k[S::LIVE][4][S::WORDS];
-    float k_scale[FP8 ? 4 : 1][2], v_scale[FP8 ? 4 : 1][2]; /* of positions 8n + 2t, 8n + 2t + 1 of the warp's page */
-};
 
 static __device__ __forceinline__ int attend_row_position(const struct attend_unit *u, int row)
 {
@@ -120,8 +114,8 @@ static __device__ __forceinline__ void attend_find(struct attend_unit *u)
 {
     int lane = threadIdx.x % 32, last = attend_row_position(u, u->rows - 1), first = attend_first(u, attend_row_position(u, 0));
     bool mine = lane < u->count;
-    int logical = mine ? (u->list ? __ldcg(u->list + lane) : u->page0 + lane) : 0;
-    bool seen = mine && logical * CUDA_PAGE_TOKENS <= last && (logical + 1) * CUDA_PAGE_TOKENS > first;
+    int logical = mine ? (u->list ? __ldcg(u->list + lane) : u->page0 + lane) : ATTEND_NOWHERE;
+    bool seen = logical * CUDA_PAGE_TOKENS <= last && (logical + 1) * CUDA_PAGE_TOKENS > first;
     unsigned all = __ballot_sync(~0u, seen);
     int tail = all ? 31 - __clz((int)all) : 0;
     if (lane < ATTEND_PAGES) {
@@ -135,27 +129,83 @@ static __device__ __forceinline__ void attend_find(struct attend_unit *u)
     }
 }
 
-/* Asks for the warp's page of K. */
-template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_start(const struct attend_unit *u, attend_state<HD, FP8> *s)
-{
+/* Where a thread's K and V come from: registers, filled straight from memory. (Another source, filled further ahead, is
+ * attention_decode.cu's ring in shared memory.) Pages that no row sees are zeros. */
+template <int HD, bool FP8> struct attend_registers {
     typedef attend_shape<HD, FP8> S;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    bool seen = u->seen >> warp & 1;
-    const uint8_t *page = attend_block(u, warp);
+    const struct attend_unit *u;
+    uint32_t k_words[S::LIVE][4][S::WORDS];
+    float k_scale[FP8 ? 4 : 1][2], v_scale[FP8 ? 4 : 1][2]; /* of positions 8n + 2t, 8n + 2t + 1 of the warp's page */
+    uint32_t v_words[S::V_LIVE][S::TILES][S::V_WORDS];
+
+    /* Asks for the warp's page of K. */
+    __device__ __forceinline__ void start(const struct attend_unit *unit)
+    {
+        int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        u = unit;
+        bool seen = u->seen >> warp & 1;
+        const uint8_t *page = attend_block(u, warp);
 #pragma unroll
-    for (int b = 0; b < S::LIVE; b++) attend_load_k<HD, FP8>(s->k[b], page, b, seen);
-    if constexpr (FP8) {
-        const float *scales = (const float *)(page + 2 * CUDA_PAGE_TOKENS * HD) + lane % 4 * 2;
+        for (int b = 0; b < S::LIVE; b++) attend_load_k<HD, FP8>(k_words[b], page, b, seen);
+        if constexpr (FP8) {
+            const float *scales = (const float *)(page + 2 * CUDA_PAGE_TOKENS * HD) + lane % 4 * 2;
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
-            s->k_scale[n][0] = s->k_scale[n][1] = s->v_scale[n][0] = s->v_scale[n][1] = 0;
-            if (!seen) continue;
-            attend_load_floats(s->k_scale[n], scales + n * 8);
-            attend_load_floats(s->v_scale[n], scales + CUDA_PAGE_TOKENS + n * 8);
+            for (int n = 0; n < 4; n++) {
+                k_scale[n][0] = k_scale[n][1] = v_scale[n][0] = v_scale[n][1] = 0;
+                if (!seen) continue;
+                attend_load_floats(k_scale[n], scales + n * 8);
+                attend_load_floats(v_scale[n], scales + CUDA_PAGE_TOKENS + n * 8);
+            }
         }
     }
-}
+    __device__ __forceinline__ void k(int block, int n, uint32_t w[S::WORDS]) const
+    {
+#pragma unroll
+        for (int i = 0; i < S::WORDS; i++) w[i] = k_words[block % S::LIVE][n][i];
+    }
+    /* Block `block` has been used. */
+    __device__ __forceinline__ void k_next(int block)
+    {
+        int warp = threadIdx.x / 32;
+        if (block + S::LIVE < S::BLOCKS)
+            attend_load_k<HD, FP8>(k_words[block % S::LIVE], attend_block(u, warp), block + S::LIVE, u->seen >> warp & 1);
+    }
+    __device__ __forceinline__ void load_v(int p)
+    {
+        int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        bool seen = u->seen >> p & 1;
+        const uint8_t *page = attend_block(u, p);
+#pragma unroll
+        for (int i = 0; i < S::TILES; i++) {
+            int dim = (warp + i * 8) * 8 + lane / 4;
+            uint32_t *v = v_words[p % S::V_LIVE][i];
+#pragma unroll
+            for (int j = 0; j < S::V_WORDS; j++) v[j] = 0; /* else the last unit's stay alive, which takes registers */
+            const uint8_t *from = page + (CUDA_PAGE_TOKENS * HD + dim * CUDA_PAGE_TOKENS + lane % 4 * 8) * S::ELEMENT;
+            if (!seen || (HD % 64 && dim >= HD)) continue;
+            if constexpr (FP8) attend_load8(v, from);
+            else attend_load16(v, from);
+        }
+    }
+    /* K has been used by all rows: its registers are free for V. */
+    __device__ __forceinline__ void k_done()
+    {
+#pragma unroll
+        for (int p = 0; p < S::V_LIVE; p++) load_v(p);
+    }
+    __device__ __forceinline__ void v_start() {}
+    /* Positions 8t … of page p, dims of tile i. */
+    __device__ __forceinline__ void v(int p, int i, uint32_t w[S::V_WORDS]) const
+    {
+#pragma unroll
+        for (int j = 0; j < S::V_WORDS; j++) w[j] = v_words[p % S::V_LIVE][i][j];
+    }
+    __device__ __forceinline__ void v_next(int p)
+    {
+        if (p + S::V_LIVE < ATTEND_PAGES) load_v(p + S::V_LIVE);
+    }
+    __device__ __forceinline__ void v_done() {}
+};
 
 /* Asks the second-level cache for the K and V of a unit (found) that will be worked on later. */
 template <int HD, bool FP8> static __device__ __forceinline__ void attend_prefetch(const struct attend_unit *u)
@@ -165,16 +215,16 @@ template <int HD, bool FP8> static __device__ __forceinline__ void attend_prefet
         if (u->seen >> i / LINES & 1) attend_prefetch_line(attend_block(u, i / LINES) + i % LINES * 128);
 }
 
-struct attend_space { /* of shared memory */
-    __half *q, *p;    /* (rows, Q_STRIDE), (rows, P_STRIDE) */
-    float *m, *l;     /* (rows, 8 pages) */
+/* Of shared memory, what a unit needs beside Q. */
+struct attend_space {
+    __half *p;    /* (rows, P_STRIDE) */
+    float *m, *l; /* (rows, 8 pages) */
 };
-static __device__ __forceinline__ struct attend_space attend_space(void *shared, int q_stride, int rows)
+static __device__ __forceinline__ struct attend_space attend_space(void *shared, int rows)
 {
     struct attend_space a;
     int padded = (rows + 15) / 16 * 16;
-    a.q = (__half *)shared;
-    a.p = a.q + padded * q_stride;
+    a.p = (__half *)shared;
     a.m = (float *)(a.p + padded * ATTEND_P_STRIDE);
     a.l = a.m + padded * ATTEND_PAGES;
     return a;
@@ -194,17 +244,18 @@ static __device__ __forceinline__ void attend_eight(uint32_t b[4], const uint32_
 }
 
 /* Raw scores of 16 rows with the warp's page: c[n] of positions 8n … */
-template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_scores(const struct attend_unit *u, attend_state<HD, FP8> *s, const __half *q,
-                                                     float c[4][4])
+template <int HD, bool FP8, typename SOURCE>
+static __device__ __forceinline__ void attend_scores(SOURCE *s, const __half *q, float c[4][4])
 {
     typedef attend_shape<HD, FP8> S;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-    const uint8_t *page = attend_block(u, warp);
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int n = 0; n < 4; n++) c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0;
 #pragma unroll
     for (int b = 0; b < S::BLOCKS; b++) {
+        uint32_t words[4][S::WORDS];
+#pragma unroll
+        for (int n = 0; n < 4; n++) s->k(b, n, words[n]);
 #pragma unroll
         for (int i = 0; i < S::CHUNK / 8; i++) {
             const __half *at = q + b * 4 * S::CHUNK + t * S::CHUNK + i * 8;
@@ -212,12 +263,12 @@ static __device__ __forceinline__ void attend_scores(const struct attend_unit *u
 #pragma unroll
             for (int n = 0; n < 4; n++) {
                 uint32_t k[4];
-                attend_eight<HD, FP8>(k, s->k[b % S::LIVE][n], i);
+                attend_eight<HD, FP8>(k, words[n], i);
                 attend_mma(c[n], low.x, high.x, low.y, high.y, k[0], k[1]);
                 attend_mma(c[n], low.z, high.z, low.w, high.w, k[2], k[3]);
             }
         }
-        if (b + S::LIVE < S::BLOCKS) attend_load_k<HD, FP8>(s->k[b % S::LIVE], page, b + S::LIVE, true);
+        s->k_next(b);
     }
 }
 
@@ -229,9 +280,9 @@ static __device__ __forceinline__ float attend_cap(float x, float cap)
 
 /* One row's half of a tile of scores: 8 positions a lane, 32 over the four lanes; leaves P, maximum and sum.
  * FP8: P holds V's scales. So that it keeps its precision whatever they are, they count in the maximum too. */
-template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_softmax(const struct attend_unit *u, const attend_state<HD, FP8> *s, float c[4][4],
-                                                      int half, int base, const struct attend_space *a, int row)
+template <int HD, bool FP8, typename SOURCE>
+static __device__ __forceinline__ void attend_softmax(const struct attend_unit *u, const SOURCE *s, float c[4][4], int half, int base,
+                                                      const struct attend_space *a, int row)
 {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
     int position = attend_row_position(u, row), first = attend_first(u, position);
@@ -269,27 +320,6 @@ static __device__ __forceinline__ void attend_softmax(const struct attend_unit *
     }
 }
 
-/* The warp's dims of page p of V: lane 4g + t the positions 8t .. 8t + 7 of dim g of each tile. */
-template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_load_v(const struct attend_unit *u, int p,
-                                                     uint32_t v[attend_shape<HD, FP8>::TILES][attend_shape<HD, FP8>::V_WORDS])
-{
-    typedef attend_shape<HD, FP8> S;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    bool seen = u->seen >> p & 1;
-    const uint8_t *page = attend_block(u, p);
-#pragma unroll
-    for (int i = 0; i < S::TILES; i++) {
-#pragma unroll
-        for (int j = 0; j < S::V_WORDS; j++) v[i][j] = 0; /* else the last unit's stay alive, which takes registers */
-        int dim = (warp + i * 8) * 8 + lane / 4;
-        const uint8_t *from = page + (CUDA_PAGE_TOKENS * HD + dim * CUDA_PAGE_TOKENS + lane % 4 * 8) * S::ELEMENT;
-        if (!seen || (HD % 64 && dim >= HD)) continue;
-        if constexpr (FP8) attend_load8(v[i], from);
-        else attend_load16(v[i], from);
-    }
-}
-
 /* Zeros where nothing was ever written: `valid` of the lane's 8 positions are there. */
 template <bool FP8> static __device__ __forceinline__ void attend_trim(uint32_t *v, int valid)
 {
@@ -317,10 +347,8 @@ static __device__ __forceinline__ void attend_leave_ml(const struct attend_unit 
 }
 
 /* 16 rows × the warp's dims over the pages of V. */
-template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_values(const struct attend_unit *u, const struct attend_space *a, int row,
-                                                     uint32_t v[attend_shape<HD, FP8>::V_LIVE][attend_shape<HD, FP8>::TILES]
-                                                               [attend_shape<HD, FP8>::V_WORDS])
+template <int HD, bool FP8, typename SOURCE>
+static __device__ __forceinline__ void attend_values(const struct attend_unit *u, SOURCE *s, const struct attend_space *a, int row)
 {
     typedef attend_shape<HD, FP8> S;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, trim = u->there < CUDA_PAGE_TOKENS ? u->tail : -1;
@@ -335,25 +363,24 @@ static __device__ __forceinline__ void attend_values(const struct attend_unit *u
     const __half *p = a->p + (row + g) * ATTEND_P_STRIDE + t * 8;
 #pragma unroll
     for (int n = 0; n < ATTEND_PAGES; n++) {
-        if (u->seen >> n & 1) {
-            uint4 x = *(const uint4 *)(p + n * CUDA_PAGE_TOKENS);
-            uint4 y = *(const uint4 *)(p + 8 * ATTEND_P_STRIDE + n * CUDA_PAGE_TOKENS);
-            float low = attend_exp2(m_low[n] - most_low), high = attend_exp2(m_high[n] - most_high);
+        uint4 x = *(const uint4 *)(p + n * CUDA_PAGE_TOKENS);
+        uint4 y = *(const uint4 *)(p + 8 * ATTEND_P_STRIDE + n * CUDA_PAGE_TOKENS);
+        float low = attend_exp2(m_low[n] - most_low), high = attend_exp2(m_high[n] - most_high);
 #pragma unroll
-            for (int i = 0; i < S::TILES; i++) {
-                uint32_t b[4];
-                float c[4] = {0, 0, 0, 0};
-                if (trim == n) attend_trim<FP8>(v[n % S::V_LIVE][i], u->there - t * 8);
-                attend_eight<HD, FP8>(b, v[n % S::V_LIVE][i], 0);
-                attend_mma(c, x.x, y.x, x.y, y.y, b[0], b[1]);
-                attend_mma(c, x.z, y.z, x.w, y.w, b[2], b[3]);
-                o[i][0] += low * c[0];
-                o[i][1] += low * c[1];
-                o[i][2] += high * c[2];
-                o[i][3] += high * c[3];
-            }
+        for (int i = 0; i < S::TILES; i++) {
+            uint32_t words[S::V_WORDS], b[4];
+            float c[4] = {0, 0, 0, 0};
+            s->v(n, i, words);
+            if (trim == n) attend_trim<FP8>(words, u->there - t * 8);
+            attend_eight<HD, FP8>(b, words, 0);
+            attend_mma(c, x.x, y.x, x.y, y.y, b[0], b[1]);
+            attend_mma(c, x.z, y.z, x.w, y.w, b[2], b[3]);
+            o[i][0] += low * c[0];
+            o[i][1] += low * c[1];
+            o[i][2] += high * c[2];
+            o[i][3] += high * c[3];
         }
-        if (n + S::V_LIVE < ATTEND_PAGES) attend_load_v<HD, FP8>(u, n + S::V_LIVE, v[n % S::V_LIVE]);
+        s->v_next(n);
     }
 #pragma unroll
     for (int i = 0; i < S::TILES; i++) {
@@ -364,53 +391,46 @@ static __device__ __forceinline__ void attend_values(const struct attend_unit *u
     }
 }
 
-/* Softmax of 16 rows, or (where no row sees the warp's page) word of that. */
-template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_tile(const struct attend_unit *u, const attend_state<HD, FP8> *s, float c[4][4],
-                                                   const struct attend_space *a, int row)
+/* Softmax of up to 16 rows. */
+template <int HD, bool FP8, typename SOURCE>
+static __device__ __forceinline__ void attend_tile(const struct attend_unit *u, const SOURCE *s, float c[4][4], const struct attend_space *a,
+                                                   int row)
 {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4;
-    int base = u->logical[warp] * CUDA_PAGE_TOKENS;
-    if (u->seen >> warp & 1) {
-        attend_softmax<HD, FP8>(u, s, c, 0, base, a, row + g);
-        attend_softmax<HD, FP8>(u, s, c, 1, base, a, row + g + 8);
-    } else if (lane < 16) {
-        a->m[(row + lane) * ATTEND_PAGES + warp] = ATTEND_NONE;
-        a->l[(row + lane) * ATTEND_PAGES + warp] = 0;
-    }
+    int g = threadIdx.x % 32 / 4, base = u->logical[threadIdx.x / 32] * CUDA_PAGE_TOKENS;
+    attend_softmax<HD, FP8>(u, s, c, 0, base, a, row + g);
+    if (row + 8 < u->rows) attend_softmax<HD, FP8>(u, s, c, 1, base, a, row + g + 8);
 }
 
-/* The rest of a unit. Q stands in `shared` (16-byte aligned, attend_shared_bytes of rows_max) as F16, with bias, norm,
- * rotation and scale. This begins with a __syncthreads; when it returns Q's place is free, the rest after the next one. */
-template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_finish(const struct attend_unit *u, attend_state<HD, FP8> *s, void *shared, int rows_max)
+/* A unit whose source was started. Q stands at `q` as F16, with bias, norm, rotation and scale. This begins with a
+ * __syncthreads; when it returns Q's place is free, the rest of the space after the next one. */
+template <int HD, bool FP8, typename SOURCE>
+static __device__ __forceinline__ void attend_finish(const struct attend_unit *u, SOURCE *s, const __half *q, const struct attend_space *a)
 {
     typedef attend_shape<HD, FP8> S;
-    int warp = threadIdx.x / 32, tiles = (u->rows + 15) / 16;
-    struct attend_space a = attend_space(shared, S::Q_STRIDE, rows_max);
-    bool mine = u->seen >> warp & 1;
+    int last = (u->rows + 15) / 16 - 1;
     float c[4][4];
     __syncthreads();
-    for (int i = 0; i < tiles - 1; i++) {
-        if (mine) attend_scores<HD, FP8>(u, s, a.q + i * 16 * S::Q_STRIDE, c);
-        attend_tile<HD, FP8>(u, s, c, &a, i * 16);
+    for (int i = 0; i < last; i++) {
+        attend_scores<HD, FP8>(s, q + i * 16 * S::Q_STRIDE, c);
+        attend_tile<HD, FP8>(u, s, c, a, i * 16);
     }
-    if (mine) attend_scores<HD, FP8>(u, s, a.q + (tiles - 1) * 16 * S::Q_STRIDE, c);
-    uint32_t v[S::V_LIVE][S::TILES][S::V_WORDS]; /* asked for before the last softmax */
-#pragma unroll
-    for (int p = 0; p < S::V_LIVE; p++) attend_load_v<HD, FP8>(u, p, v[p]);
-    attend_tile<HD, FP8>(u, s, c, &a, (tiles - 1) * 16);
+    attend_scores<HD, FP8>(s, q + last * 16 * S::Q_STRIDE, c);
+    s->k_done();
+    attend_tile<HD, FP8>(u, s, c, a, last * 16);
     __syncthreads();
-    for (int i = 0; i < tiles; i++) attend_values<HD, FP8>(u, &a, i * 16, v);
+    s->v_start();
+    for (int i = 0; i <= last; i++) attend_values<HD, FP8>(u, s, a, i * 16);
+    s->v_done();
 }
 
-/* The whole of it, for a unit that was found. */
+/* The whole of it, for a unit that was found. `shared`: 16-byte aligned, attend_shared_bytes(head_dim, rows_max); Q first. */
 template <int HD, bool FP8>
 static __device__ __forceinline__ void attend_run(const struct attend_unit *u, void *shared, int rows_max)
 {
-    attend_state<HD, FP8> s;
-    attend_start<HD, FP8>(u, &s);
-    attend_finish<HD, FP8>(u, &s, shared, rows_max);
+    struct attend_space a = attend_space((__half *)shared + (rows_max + 15) / 16 * 16 * attend_q_stride(HD), rows_max);
+    attend_registers<HD, FP8> s;
+    s.start(u);
+    attend_finish<HD, FP8>(u, &s, (const __half *)shared, &a);
 }
 
 /* ---- joining the splits of a row ---- */

@@ -107,6 +107,9 @@ static enum err_code ask_device(struct attention *a, struct err *e)
     if (code) return code;
     code = cuda_check(cudaDeviceGetAttribute(&a->multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute", e);
     if (code) return code;
+    code = cuda_check(cudaDeviceGetAttribute(&a->shared_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+                      "cudaDeviceGetAttribute", e);
+    if (code) return code;
     return cuda_check(cudaDeviceGetAttribute(&a->shared_max, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
                       "cudaDeviceGetAttribute", e);
 }
@@ -115,7 +118,7 @@ static enum err_code open_kernels(struct attention *a, struct err *e)
 {
     int n = a->options.head_dim;
     for (int fp8 = 0; fp8 < 2 && decode_has(n); fp8++) {
-        enum err_code code = cuda_check(decode_open(n, fp8), "decode attention's shared memory", e);
+        enum err_code code = cuda_check(decode_open(a, n, fp8), "decode attention's shared memory", e);
         if (code) return code;
         if (prefill_rows(n, fp8, a->shared_max) == 0) continue;
         code = cuda_check(prefill_open(n, fp8), "prefill attention's shared memory", e);

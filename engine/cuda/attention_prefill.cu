@@ -147,7 +147,6 @@ template <int HD, bool FP8> static __device__ __forceinline__ void trim_step(uin
 template <int HD, int DEEP> struct prefill_sums {
     float o[DEEP][HD / 8][4];
     float most[DEEP][2], sum[DEEP][2];
-    int position[DEEP][2];
 };
 
 template <int HD, bool FP8>
@@ -160,43 +159,53 @@ static __device__ __forceinline__ void step_scores(const uint8_t *q, const uint8
     for (int d = 0; d < S::DEEP; d++)
 #pragma unroll
         for (int n = 0; n < S::KEYS / 8; n++) s[d][n][0] = s[d][n][1] = s[d][n][2] = s[d][n][3] = 0;
+    int b_piece = lane / 8 % 2, b_at = lane % 8 + lane / 16 * 8;
+    uint32_t a[S::DEEP][4], b[2][4]; /* the next fragment of K is on its way while this one is multiplied */
+    attend_ldmatrix(b[0], k + row_at<HD>(b_at, b_piece));
 #pragma unroll
     for (int i = 0; i < HD / 16; i++) {
-        uint32_t a[S::DEEP][4], b[4];
 #pragma unroll
         for (int d = 0; d < S::DEEP; d++) attend_ldmatrix(a[d], q + row_at<HD>(row0 + d * 16 + lane % 16, 2 * i + lane / 16));
 #pragma unroll
         for (int n = 0; n < S::KEYS / 16; n++) {
-            attend_ldmatrix(b, k + row_at<HD>(n * 16 + lane % 8 + lane / 16 * 8, 2 * i + lane / 8 % 2));
+            constexpr int N = S::KEYS / 16;
+            int next = i * N + n + 1, now = (next - 1) & 1;
+            if (next < HD / 16 * N) attend_ldmatrix(b[next & 1], k + row_at<HD>(next % N * 16 + b_at, 2 * (next / N) + b_piece));
 #pragma unroll
             for (int d = 0; d < S::DEEP; d++) {
-                attend_mma(s[d][2 * n], a[d][0], a[d][1], a[d][2], a[d][3], b[0], b[1]);
-                attend_mma(s[d][2 * n + 1], a[d][0], a[d][1], a[d][2], a[d][3], b[2], b[3]);
+                attend_mma(s[d][2 * n], a[d][0], a[d][1], a[d][2], a[d][3], b[now][0], b[now][1]);
+                attend_mma(s[d][2 * n + 1], a[d][0], a[d][1], a[d][2], a[d][3], b[now][2], b[now][3]);
             }
         }
     }
 }
 
+/* A piece's scores that its rows do not see. */
+template <int KEYS>
+static __device__ __forceinline__ void step_mask(float s[KEYS / 8][4], int base, const int position[2], int window)
+{
+    int t = threadIdx.x % 4;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int first = first_seen(window, position[h]) - base - t * 2, last = position[h] - base - t * 2;
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                if (n * 8 + i < first || n * 8 + i > last) s[n][h * 2 + i] = -INFINITY;
+    }
+}
+
 /* Scores of one row (half h of a piece) to weights; its sums shrink where the maximum has grown. */
 template <int HD, int KEYS>
-static __device__ __forceinline__ void step_softmax(const struct attention_layer *l, float s[KEYS / 8][4], int h, int base, bool mask,
-                                                    int position, float *most, float *sum, float o[HD / 8][4])
+static __device__ __forceinline__ void step_softmax(float s[KEYS / 8][4], int h, float *most, float *sum, float o[HD / 8][4])
 {
-    int t = threadIdx.x % 4, first = first_seen(l->window, position);
-    float highest = *most;
+    float highest = *most, total = 0;
 #pragma unroll
-    for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float *x = &s[n][h * 2 + i];
-            int j = base + n * 8 + t * 2 + i;
-            if (l->softcap > 0) *x = attend_cap(*x, l->softcap);
-            if (mask && (j < first || j > position)) *x = -INFINITY;
-            highest = fmaxf(highest, *x);
-        }
+    for (int n = 0; n < KEYS / 8; n++) highest = fmaxf(highest, fmaxf(s[n][h * 2], s[n][h * 2 + 1]));
     highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
     highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
-    float shrink = attend_exp2((*most - highest) * ATTEND_LOG2E), minus = -highest * ATTEND_LOG2E, total = 0;
+    float shrink = attend_exp2((*most - highest) * ATTEND_LOG2E), minus = -highest * ATTEND_LOG2E;
     bool grown = highest > *most;
     *most = highest;
 #pragma unroll
@@ -222,31 +231,34 @@ static __device__ __forceinline__ void step_values(const uint8_t *v,
                                                    prefill_sums<HD, prefill_shape<HD, FP8>::DEEP> *r)
 {
     typedef prefill_shape<HD, FP8> S;
-    int lane = threadIdx.x % 32;
+    int lane = threadIdx.x % 32, b_piece = lane / 8 % 2, b_at = lane % 8 + lane / 16 * 8;
+    uint32_t b[2][4];
+    attend_ldmatrix(b[0], v + v_at<HD>(0, b_at, b_piece));
 #pragma unroll
     for (int i = 0; i < S::KEYS / 16; i++) {
-        uint32_t a[S::DEEP][4], b[4];
+        uint32_t a[S::DEEP][4];
 #pragma unroll
         for (int d = 0; d < S::DEEP; d++)
 #pragma unroll
             for (int j = 0; j < 4; j++) a[d][j] = attend_halves(s[d][2 * i + j / 2][j % 2 * 2], s[d][2 * i + j / 2][j % 2 * 2 + 1]);
 #pragma unroll
         for (int n = 0; n < HD / 16; n++) {
-            attend_ldmatrix(b, v + v_at<HD>(i / 2, n * 16 + lane % 8 + lane / 16 * 8, i % 2 * 2 + lane / 8 % 2));
+            constexpr int N = HD / 16;
+            int next = i * N + n + 1, now = (next - 1) & 1, step = next / N;
+            if (next < S::KEYS / 16 * N) attend_ldmatrix(b[next & 1], v + v_at<HD>(step / 2, next % N * 16 + b_at, step % 2 * 2 + b_piece));
 #pragma unroll
             for (int d = 0; d < S::DEEP; d++) {
-                attend_mma(r->o[d][2 * n], a[d][0], a[d][1], a[d][2], a[d][3], b[0], b[1]);
-                attend_mma(r->o[d][2 * n + 1], a[d][0], a[d][1], a[d][2], a[d][3], b[2], b[3]);
+                attend_mma(r->o[d][2 * n], a[d][0], a[d][1], a[d][2], a[d][3], b[now][0], b[now][1]);
+                attend_mma(r->o[d][2 * n + 1], a[d][0], a[d][1], a[d][2], a[d][3], b[now][2], b[now][3]);
             }
         }
     }
 }
 
 template <int HD, bool FP8>
-static __device__ __forceinline__ void begin_sums(const struct prefill_tile *t, prefill_sums<HD, prefill_shape<HD, FP8>::DEEP> *r)
+static __device__ __forceinline__ void begin_sums(prefill_sums<HD, prefill_shape<HD, FP8>::DEEP> *r)
 {
     typedef prefill_shape<HD, FP8> S;
-    int row0 = t->row0 + threadIdx.x / 32 * 16 * S::DEEP + threadIdx.x % 32 / 4;
 #pragma unroll
     for (int d = 0; d < S::DEEP; d++) {
 #pragma unroll
@@ -255,7 +267,6 @@ static __device__ __forceinline__ void begin_sums(const struct prefill_tile *t, 
         for (int h = 0; h < 2; h++) {
             r->most[d][h] = ATTEND_NONE;
             r->sum[d][h] = 0;
-            r->position[d][h] = t->run.position + (row0 + d * 16 + h * 8) / t->call->group;
         }
     }
 }
@@ -298,11 +309,24 @@ static __device__ __forceinline__ void attend_step(const struct prefill_tile *t,
     bool mask = base + S::KEYS - 1 > first || base < first_seen(l->window, last);
     float s[S::DEEP][S::KEYS / 8][4];
     step_scores<HD, FP8>(q, k, s);
+    if (l->softcap > 0) {
+#pragma unroll
+        for (int i = 0; i < S::DEEP * S::KEYS / 2; i++) s[i / (S::KEYS / 2)][i / 4 % (S::KEYS / 8)][i % 4] =
+            attend_cap(s[i / (S::KEYS / 2)][i / 4 % (S::KEYS / 8)][i % 4], l->softcap);
+    }
+    if (mask) {
+#pragma unroll
+        for (int d = 0; d < S::DEEP; d++) {
+            int row = row0 + d * 16 + threadIdx.x % 32 / 4, group = t->call->group;
+            int position[2] = {t->run.position + row / group, t->run.position + (row + 8) / group};
+            step_mask<S::KEYS>(s[d], base, position, l->window);
+        }
+    }
 #pragma unroll
     for (int d = 0; d < S::DEEP; d++)
 #pragma unroll
         for (int h = 0; h < 2; h++)
-            step_softmax<HD, S::KEYS>(l, s[d], h, base, mask, r->position[d][h], &r->most[d][h], &r->sum[d][h], r->o[d]);
+            step_softmax<HD, S::KEYS>(s[d], h, &r->most[d][h], &r->sum[d][h], r->o[d]);
     step_values<HD, FP8>(v, s, r);
 }
 
@@ -314,9 +338,11 @@ static __global__ void __launch_bounds__((prefill_shape<HD, FP8>::THREADS), 2) p
     uint8_t *q = (uint8_t *)space, *k = q + S::Q_BYTES, *v = k + S::K_BYTES, *raw = v + S::V_BYTES;
     int heads = a.call.kv.kv_heads, index = a.plan.counts->tiles - 1 - (int)blockIdx.x / heads; /* the longest first */
     if (index < 0) return;
-    struct prefill_tile t = tile_of(&a, a.plan.tile[index], blockIdx.x % heads, S::ROWS);
+    __shared__ struct prefill_tile t; /* takes no registers there */
+    if (threadIdx.x == 0) t = tile_of(&a, a.plan.tile[index], blockIdx.x % heads, S::ROWS);
+    __syncthreads();
     prefill_sums<HD, S::DEEP> r;
-    begin_sums<HD, FP8>(&t, &r);
+    begin_sums<HD, FP8>(&r);
     int step = t.first / S::KEYS, end = (t.end + S::KEYS - 1) / S::KEYS;
     copy_q<HD, FP8>(&t, q);
     copy_step<HD, FP8>(&t, step, k, v, raw);

@@ -55,7 +55,7 @@ struct planner {
 
 struct attention {
     struct attention_options options;
-    int multiprocessors, shared_max;
+    int multiprocessors, shared_max, shared_multiprocessor; /* shared memory of a block at most, of a multiprocessor */
     int chunks_max, splits_max, tiles_max;
     __half *q;          /* (cols_max, heads × head_dim): ready to be multiplied with K */
     float *partial;     /* splits' sums, then their maxima: PARTIAL bytes */
@@ -113,7 +113,7 @@ cudaError_t place_launch(const struct attention *a, const struct attention_call 
                          int64_t ldqkv, cudaStream_t stream);
 
 bool decode_has(int head_dim);
-cudaError_t decode_open(int head_dim, bool fp8); /* shared memory's limit */
+cudaError_t decode_open(const struct attention *a, int head_dim, bool fp8); /* shared memory's limit */
 /* Chunks [first, end) of the plan; at most `splits` of each; `rows` of the largest. */
 cudaError_t decode_launch(const struct attention *a, const struct attention_call *c, int first, int end, int splits, int rows,
                           cudaStream_t stream);

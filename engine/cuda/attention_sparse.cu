@@ -152,18 +152,22 @@ static __device__ uint32_t order_of(float x)
 static __device__ int block_scan(int value, int *total)
 {
     __shared__ int sums[SPARSE_THREADS / 32];
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    unsigned set = __ballot_sync(~0u, value);
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sum = value, before = 0;
+#pragma unroll
+    for (int i = 1; i < 32; i *= 2) {
+        int other = __shfl_up_sync(~0u, sum, i);
+        if (lane >= i) sum += other;
+    }
     __syncthreads();
-    if (lane == 0) sums[warp] = __popc(set);
+    if (lane == 31) sums[warp] = sum;
     __syncthreads();
-    int before = __popc(set & ((1u << lane) - 1));
     *total = 0;
+#pragma unroll
     for (int i = 0; i < SPARSE_THREADS / 32; i++) {
         if (i < warp) before += sums[i];
         *total += sums[i];
     }
-    return before;
+    return before + sum - value;
 }
 
 /* The want-th highest of score[begin, end), and how many equal to it are wanted: eight bits at a time from the top. */
@@ -179,11 +183,10 @@ static __device__ uint32_t find_threshold(const float *score, int begin, int end
             if ((key & mask) == prefix) atomicAdd(&histogram[key >> shift & 255], 1);
         }
         __syncthreads();
-        if (threadIdx.x == 0) {
-            int bin = 255;
-            for (; histogram[bin] < want; bin--) want -= histogram[bin];
-            found = bin;
-            left = want;
+        int mine = histogram[255 - threadIdx.x], total, above = block_scan(mine, &total);
+        if (above < want && want <= above + mine) {
+            found = 255 - threadIdx.x;
+            left = want - above;
         }
         __syncthreads();
         want = left;

@@ -174,7 +174,7 @@ static void deal_pages(struct world *w)
 static void deal_columns(struct world *w)
 {
     int cols = 0, most = 0;
-    w->run = (struct batch_run *)calloc((size_t)w->s.runs, sizeof *w->run);
+    w->run = (struct batch_run *)calloc(RUNS_MAX, sizeof *w->run);
     for (int r = 0; r < w->s.runs; r++) {
         w->run[r].first = cols;
         w->run[r].count = w->s.run[r].count;
