@@ -131,6 +131,7 @@ struct attention; /* split buffers, counters */
 struct attention_options {
     int cols_max, heads, kv_heads, head_dim, context_max;
     bool invariant;
+    int layers, pages; /* of the cache, for sparse attention's summaries of pages (1/32 of an F16 cache); 0: never sparse */
 };
 ERR_CHECKED enum err_code attention_open(struct attention **out, const struct attention_options *options, struct err *e);
 void attention_close(struct attention *a);
