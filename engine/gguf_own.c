@@ -16,7 +16,11 @@ struct named {
 
 static enum err_code wrong(const struct named *n, const char *what, struct err *e)
 {
-    return err_set(e, ERR_CORRUPT, "%s: %s names '%.64s', %s", n->path, n->key, n->name, what);
+    char name[65]; /* short and printable */
+    (void)snprintf(name, sizeof name, "%.64s", n->name);
+    for (char *c = name; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
+    return err_set(e, ERR_CORRUPT, "%s: %s names '%s', %s", n->path, n->key, name, what);
 }
 
 static int64_t rows_of(const struct gguf_tensor *t)

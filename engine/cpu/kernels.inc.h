@@ -11,11 +11,21 @@
 
 /* ---- matrix × columns ---- */
 
+/* Whole bytes lie in a panel with their sign turned; a set that multiplies signed bytes turns it back. */
+INLINE vb whole_bytes(const uint8_t *p)
+{
+#ifdef VEC_SIGNED
+    return vb_turn_sign(vb_load(p));
+#else
+    return vb_load(p);
+#endif
+}
+
 /* The 64 quants of column group j (0..7) of a block. */
 INLINE vb quants(enum gguf_type type, const uint8_t *low, const uint8_t *high, int j)
 {
     const int bits = pack_bits(type);
-    if (bits == 8) return vb_load(low + j * 64);
+    if (bits == 8) return whole_bytes(low + j * 64);
     if (bits <= 3) {
         vb q = vb_bits(vb_load(low + j / 4 * 64), j % 4 * 2, 3);
         return bits == 2 ? q : vb_or(q, vb_bits(vb_load(high), j - 2, 4));
@@ -54,7 +64,7 @@ INLINE void add_dots(enum gguf_type type, const int N, const uint8_t *low, const
         for (int j = first; j < first + groups; j += 2) {
             vb l = quants(type, low, high, j), h = quants(type, low, high, j + 1);
             const int8_t *at = a + j * N * 4;
-            for (int c = 0; c < N / 2; c++) pairs[c] = vp_dot(pairs[c], l, h, at + c * 8, at + N * 4 + c * 8, zero);
+            for (int c = 0; c < N / 2; c++) pairs[c] = vp_dot(pairs[c], l, h, at + c * 8, at + N * 4 + c * 8);
         }
         for (int c = 0; c < N; c++) dots[c] = vp_column(pairs[c / 2], c % 2, dots[c]);
         return;

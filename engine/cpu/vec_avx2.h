@@ -140,13 +140,17 @@ VEC_INLINE vb vb_or(vb x, vb y)
 {
     return (vb){_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)};
 }
+#define VEC_SIGNED /* quants of 8 bits are signed: they need no zero point, and would overflow the 16-bit sums without */
+VEC_INLINE vb vb_turn_sign(vb x)
+{
+    const __m256i sign = _mm256_set1_epi8((char)0x80);
+    return (vb){_mm256_xor_si256(x.a, sign), _mm256_xor_si256(x.b, sign)};
+}
 VEC_INLINE vb vb_iq4nl(vb x)
 {
-    const __m128i table = _mm_xor_si128(_mm_loadu_si128((const void *)PACK_IQ4_NL), _mm_set1_epi8((char)0x80));
-    const __m256i both = _mm256_broadcastsi128_si256(table);
+    const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)PACK_IQ4_NL));
     return (vb){_mm256_shuffle_epi8(both, x.a), _mm256_shuffle_epi8(both, x.b)};
 }
-/* Quants of 8 bits would overflow the 16-bit sums: they are made signed in vi_dot, which needs no zero point. */
 VEC_INLINE vi vi_start(const int32_t *minus_sum, int zero_log2)
 {
     if (zero_log2 < 0 || zero_log2 == 7) return (vi){_mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -156,7 +160,6 @@ VEC_INLINE vi vi_start(const int32_t *minus_sum, int zero_log2)
 VEC_INLINE __m256i dot_half(__m256i c, __m256i w, __m256i a, int zero_log2)
 {
     if (zero_log2 == 7) {
-        w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
         a = _mm256_sign_epi8(a, w);
         w = _mm256_abs_epi8(w);
     }

@@ -161,13 +161,19 @@ VEC_INLINE vb vb_or(vb x, vb y)
     QUARTERS x.val[i] = vorrq_u8(x.val[i], y.val[i]);
     return x;
 }
+#define VEC_SIGNED /* SDOT and SMMLA take signed bytes: quants of 8 bits are made so, smaller ones are both */
+VEC_INLINE vb vb_turn_sign(vb x)
+{
+    QUARTERS x.val[i] = veorq_u8(x.val[i], vdupq_n_u8(0x80));
+    return x;
+}
 VEC_INLINE vb vb_iq4nl(vb x)
 {
-    const uint8x16_t table = veorq_u8(vreinterpretq_u8_s8(vld1q_s8(PACK_IQ4_NL)), vdupq_n_u8(0x80));
+    const uint8x16_t table = vreinterpretq_u8_s8(vld1q_s8(PACK_IQ4_NL));
     QUARTERS x.val[i] = vqtbl1q_u8(table, x.val[i]);
     return x;
 }
-/* SDOT takes signed bytes: quants of 8 bits are made signed in vi_dot and need no zero point; smaller ones are both. */
+/* Signed quants need no zero point. */
 VEC_INLINE vi vi_start(const int32_t *minus_sum, int zero_log2)
 {
     vi r;
@@ -179,11 +185,8 @@ VEC_INLINE vi vi_dot(vi c, vb w, const int8_t *a, int zero_log2)
     int32_t four;
     memcpy(&four, a, 4);
     const int8x16_t all = vreinterpretq_s8_s32(vdupq_n_s32(four));
-    QUARTERS
-    {
-        uint8x16_t q = zero_log2 == 7 ? veorq_u8(w.val[i], vdupq_n_u8(0x80)) : w.val[i];
-        c.val[i] = vdotq_s32(c.val[i], vreinterpretq_s8_u8(q), all);
-    }
+    (void)zero_log2;
+    QUARTERS c.val[i] = vdotq_s32(c.val[i], vreinterpretq_s8_u8(w.val[i]), all);
     return c;
 }
 
@@ -199,14 +202,13 @@ VEC_INLINE vp vp_zero(void)
     return r;
 }
 /* Two groups of 4 matrix columns: low, then high; a and b: the two batch columns' 4 bytes for each. */
-VEC_INLINE vp vp_dot(vp c, vb low, vb high, const int8_t *a, const int8_t *b, int zero_log2)
+VEC_INLINE vp vp_dot(vp c, vb low, vb high, const int8_t *a, const int8_t *b)
 {
     const int32x2_t first = vreinterpret_s32_s8(vld1_s8(a)), second = vreinterpret_s32_s8(vld1_s8(b));
     const int8x16_t x = vreinterpretq_s8_s32(vcombine_s32(vzip1_s32(first, second), vzip2_s32(first, second)));
     QUARTERS
     {
-        const uint8x16_t flip = vdupq_n_u8(zero_log2 == 7 ? 0x80 : 0);
-        const uint32x4_t l = vreinterpretq_u32_u8(veorq_u8(low.val[i], flip)), h = vreinterpretq_u32_u8(veorq_u8(high.val[i], flip));
+        const uint32x4_t l = vreinterpretq_u32_u8(low.val[i]), h = vreinterpretq_u32_u8(high.val[i]);
         c.val[i * 2] = vmmlaq_s32(c.val[i * 2], vreinterpretq_s8_u32(vzip1q_u32(l, h)), x);
         c.val[i * 2 + 1] = vmmlaq_s32(c.val[i * 2 + 1], vreinterpretq_s8_u32(vzip2q_u32(l, h)), x);
     }

@@ -28,6 +28,7 @@ __attribute__((noreturn, format(printf, 3, 4))) static inline void cross_fail(co
 #define CROSS_ASSERT(ok, what) ((ok) ? (void)0 : fail_msg("%s", what))
 #define assert_true(x) CROSS_ASSERT(x, #x)
 #define assert_false(x) CROSS_ASSERT(!(x), "not " #x)
+#define assert_null(x) CROSS_ASSERT((x) == NULL, #x " is not NULL")
 #define assert_non_null(x) CROSS_ASSERT((x) != NULL, #x " is NULL")
 #define assert_int_equal(a, b) CROSS_ASSERT((long long)(a) == (long long)(b), #a " != " #b)
 #define assert_string_equal(a, b) CROSS_ASSERT(strcmp(a, b) == 0, #a " != " #b)

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "engine/engine.h"
+#include "engine/model_quantize.h"
 #include "tests/engine/tiny_model.h"
 
 #include <pthread.h>
@@ -93,17 +94,32 @@ static void on_error(void *ctx, uint64_t id, const struct err *error)
     close_stream(s);
 }
 
+/* The tiny model in a type; FP8 and W4A16 by way of quantize_file. */
+static void write_model(const char *path, enum gguf_type type)
+{
+    struct gguf_builder g = {0};
+    struct quantize_mix mix;
+    struct err e = {0};
+    bool ours = type >= GGUF_FP8;
+    char plain[80];
+    (void)snprintf(plain, sizeof plain, "%s.f32", path);
+    tiny_model_build(&g, ours ? GGUF_F32 : type, 11);
+    gguf_builder_write(&g, ours ? plain : path);
+    if (!ours) return;
+    assert_true(quantize_mix_find(gguf_type_info(type)->name, &mix));
+    if (quantize_file(plain, path, &mix, NULL, NULL, &e)) fail_msg("%s", e.msg);
+    (void)unlink(plain);
+}
+
 static struct desk *desk_open(enum gguf_type type, struct engine_options options)
 {
     struct desk *d = calloc(1, sizeof *d);
-    struct gguf_builder g = {0};
     struct err e = {0};
     (void)snprintf(d->path, sizeof d->path, "/tmp/rung-test-XXXXXX");
     int fd = mkstemp(d->path);
     assert_true(fd >= 0);
     (void)close(fd);
-    tiny_model_build(&g, type, 11);
-    gguf_builder_write(&g, d->path);
+    write_model(d->path, type);
     (void)pthread_mutex_init(&d->lock, NULL);
     (void)pthread_cond_init(&d->changed, NULL);
     options.path = d->path;
@@ -169,7 +185,7 @@ static void a_stream_is_the_same_alone_and_among_others(void **state)
 {
     (void)state;
     static const enum gguf_type TYPES[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1,
-                                           GGUF_IQ4_NL, GGUF_Q2_K, GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K};
+                                           GGUF_IQ4_NL, GGUF_Q2_K, GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K, GGUF_FP8, GGUF_W4A16};
     for (size_t t = 0; t < sizeof TYPES / sizeof TYPES[0]; t++) {
         struct desk *d = desk_open(TYPES[t], (struct engine_options){.slots_max = 5, .prefill_tokens = 23, .kv_bytes_max = 1 << 22,
                                                                      .context_tokens = 128});
@@ -473,6 +489,13 @@ static void the_model_tells_of_itself(void **state)
     assert_string_not_equal(a.identity, b.identity);
     desk_close(same);
     desk_close(d);
+    static const enum gguf_type OURS[] = {GGUF_FP8, GGUF_W4A16};
+    for (size_t i = 0; i < 2; i++) {
+        d = desk_open(OURS[i], (struct engine_options){0});
+        engine_info(d->engine, &a);
+        assert_string_equal(a.quantization, gguf_type_info(OURS[i])->name);
+        desk_close(d);
+    }
 }
 
 int main(void)

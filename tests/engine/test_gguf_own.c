@@ -185,6 +185,7 @@ static void open_lie(const struct lie *l)
     gguf_builder_tensor(&b, "v", GGUF_I8, 1, (int64_t[]){66}, zeros, 66);
     unsigned char *data = gguf_builder_finish(&b, &len);
     assert_int_equal(gguf_open_memory(&g, data, len, &e), l->code);
+    assert_null(strchr(e.msg, '\n'));
     if (l->code && !strstr(e.msg, l->words)) fail_msg("'%s' does not say '%s'", e.msg, l->words);
     gguf_close(g);
     free(data);
@@ -194,10 +195,11 @@ static void lies_about_our_types_are_named(void **state)
 {
     (void)state;
     const struct lie honest = {{"f"}, {"w"}, 1, GGUF_I8, GGUF_F32, 16, {66, 8}, "", ERR_OK};
-    struct lie l[] = {honest, honest, honest, honest, honest, honest, honest, honest, honest, honest, honest, honest, honest, honest};
+    struct lie l[] = {honest, honest, honest, honest, honest, honest, honest, honest, honest, honest, honest, honest, honest, honest, honest};
     int n = 1;
     l[n].version = 2, l[n].words = "version 2", l[n++].code = ERR_UNSUPPORTED;
     l[n].fp8[0] = "nobody", l[n].words = "which is not there", l[n++].code = ERR_CORRUPT;
+    l[n].fp8[0] = "no\nbody", l[n].words = "no?body", l[n++].code = ERR_CORRUPT;
     l[n].fp8[1] = "f", l[n].words = "named twice", l[n++].code = ERR_CORRUPT;
     l[n].w4[1] = "f", l[n].words = "named twice", l[n++].code = ERR_CORRUPT;
     l[n].fp8[1] = "f.scale", l[n].words = "no I8 matrix", l[n++].code = ERR_CORRUPT;
