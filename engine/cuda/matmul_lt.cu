@@ -23,13 +23,13 @@ static const size_t WORK_BYTES = (size_t)32 << 20, SCRATCH_BYTES = (size_t)32 <<
     X(cublasLtMatmulAlgoGetHeuristic) X(cublasLtGetVersion)
 
 /* The loaded library: one for the process, never unloaded. */
+static pthread_once_t library_once = PTHREAD_ONCE_INIT;
 static struct {
-    pthread_once_t once;
     bool found;
 #define X(name) decltype(&name) p_##name;
     FUNCTIONS(X)
 #undef X
-} library = {PTHREAD_ONCE_INIT};
+} library;
 
 static void load_library(void)
 {
@@ -46,7 +46,7 @@ static void load_library(void)
 
 bool lt_found(void)
 {
-    (void)pthread_once(&library.once, load_library);
+    (void)pthread_once(&library_once, load_library);
     return library.found;
 }
 

@@ -11,45 +11,16 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 import tiny_gguf  # noqa: E402
+from tiny_archs import ARCHS, IDS, model  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RUNG = os.path.abspath(os.environ.get("RUNG", os.path.join(ROOT, "build", "rung")))
 
-ARCHS = {
-    "llama": ("llama", {}),
-    "llama-mha-tied": ("llama", dict(kv_heads=4, tied=True)),
-    "llama-linear": ("llama", {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
-    "llama-yarn": ("llama", {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64}),
-    "llama-3": ("llama", dict(rope_freqs=True)),
-    "llama-partial-rope": ("llama", {"rope.dimension_count": 32}),
-    "mistral-window": ("llama", {"attention.sliding_window": 17}),
-    "qwen2": ("qwen2", dict(tied=True)),
-    "qwen2-odd-group": ("qwen2", dict(heads=7, kv_heads=1, head_dim=32)),
-    "qwen3": ("qwen3", dict(head_dim=32, heads=8)),
-    "phi3": ("phi3", {"head_dim": 96, "heads": 2, "kv_heads": 2, "rope.dimension_count": 96}),
-    "gemma2": ("gemma2", {"tied": True, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0,
-                          "attention.sliding_window": 20}),
-    "gemma3": ("gemma3", {"tied": True, "layers": 7, "attention.sliding_window": 9, "rope.freq_base": 1000000.0,
-                          "rope.scaling.type": "linear", "rope.scaling.factor": 8.0}),
-    "granite": ("granite", {"embedding_scale": 3.0, "residual_scale": 0.4, "attention.scale": 0.05, "logit_scale": 4.0}),
-    "qwen3moe": ("qwen3moe", dict(experts=8, used=3, ff=256)),
-}
 # Largest error over the largest |logit|. For quantized types the reference rounds activations to 8 bits as the engine
 # does (a few fall on the other side in float32), and then once more does not: what the rounding itself may cost, on
 # random weights whose mins are as large as they can be.
 PLAIN = tiny_gguf.PLAIN
 BOUND, BOUND_ROUNDED, BOUND_QUANTIZED = 1e-4, 2e-2, 15e-2
-IDS = [int(i) for i in np.random.default_rng(7).integers(0, 256, size=75)]
-
-
-def model(name, kind):
-    arch, options = ARCHS[name]
-    options = dict(options)
-    freqs = options.pop("rope_freqs", False)
-    m = tiny_gguf.Model(arch, kind, **options)
-    if freqs:
-        m.add_vector("rope_freqs.weight", np.linspace(1, 8, m.head_dim // 2))
-    return m
 
 
 def engine_logits(path, tmp_path, *options):

@@ -1,0 +1,97 @@
+"""The GPU's logits against the float64 reference, and against the CPU's: every architecture, every type, several steps.
+
+Run on a machine with a GPU, from the repository: RUNG=build/rung python3 tests/cuda/parity.py
+Needs numpy alone. The last line is "N passed, N failed"; "skipped: no GPU" where there is none.
+"""
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "engine"))
+import tiny_gguf  # noqa: E402
+from tiny_archs import ARCHS, IDS, model  # noqa: E402
+
+RUNG = os.path.abspath(os.environ.get("RUNG", ROOT / "build" / "rung"))
+# Norm of the difference over the norm of the logits. Inputs of matrices are rounded to F16 (BF16 for BF16 weights, E4M3 for
+# FP8 weights in steps of many tokens), keys and values to F16 or E4M3.
+BOUND = {"BF16": 2e-2}
+BOUND_OTHERWISE, BOUND_KV8, BOUND_FP8_MANY = 4e-3, 6e-2, 8e-2
+STEPS = (1, 5, 8, 13, 33, 64)
+
+
+def logits(path, folder, *options):
+    ids, out = folder / "ids", folder / "logits"
+    ids.write_text(" ".join(map(str, IDS)))
+    done = subprocess.run([RUNG, "perplexity", "-m", str(path), "--ids", str(ids), "--logits", str(out), *options],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip())
+    return np.fromfile(out, dtype=np.float32).reshape(len(IDS), -1).astype(np.float64)
+
+
+def error(got, want):
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
+
+
+def cases():
+    for name in ARCHS:
+        yield name, "F16", "f16"
+    for kind in [*tiny_gguf.TYPES, *tiny_gguf.OWN]:
+        yield "llama", kind, "f16"
+    for kind in ("Q8_0", "FP8", "W4A16", "BF16"):
+        yield "qwen2", kind, "f16"
+        yield "llama", kind, "q8_0"
+    yield "gemma3", "F16", "q8_0"
+
+
+def check(name, kind, kv, folder):
+    m, path = model(name, kind), folder / "m.gguf"
+    m.write(path)
+    want, cpu, worst = m.logits(IDS), logits(path, folder, "--kernels", "cpu"), []
+    for step in STEPS:
+        got = logits(path, folder, "--kernels", "cuda", "-b", str(step), "--kv", kv)
+        bound = BOUND_KV8 if kv == "q8_0" else BOUND_FP8_MANY if kind == "FP8" and step > 32 else BOUND.get(kind, BOUND_OTHERWISE)
+        far = error(got, want)
+        worst.append((far / bound, step, far, error(got, cpu)))
+    ratio, step, far, beside = max(worst)
+    print(f"{'ok' if ratio < 1 else 'FAILED':7} {name:20} {kind:6} kv {kv:5} {far:.2e} from float64, {beside:.2e} from the CPU (step {step})", flush=True)
+    return ratio < 1
+
+
+def invariant(folder):
+    """In batch-invariant mode every step gives the same bits."""
+    m, path = model("llama", "W4A16"), folder / "m.gguf"
+    m.write(path)
+    rows = [logits(path, folder, "--kernels", "cuda", "-b", str(s), "--invariant") for s in STEPS]
+    same = all(np.array_equal(rows[0], r) for r in rows[1:])
+    print("ok      invariant" if same else "FAILED  invariant: bits differ between steps", flush=True)
+    return same
+
+
+def main():
+    passed = failed = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for case in cases():
+            try:
+                good = check(*case, folder)
+            except RuntimeError as e:
+                if "no NVIDIA driver" in str(e) or "no librung_cuda" in str(e):
+                    print(f"skipped: no GPU ({e})\n0 passed, 0 failed")
+                    return 0
+                print(f"FAILED  {' '.join(case)}: {e}", flush=True)
+                good = False
+            passed, failed = passed + good, failed + (not good)
+        good = invariant(folder)
+        passed, failed = passed + good, failed + (not good)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
