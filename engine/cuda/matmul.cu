@@ -27,7 +27,7 @@ static const int64_t PARTIAL_BYTES = (int64_t)32 << 20, ROWS_BYTES_MAX = (int64_
 
 /* Columns from which cuBLASLt is the faster way (docs/performance-gpu.md), for F16 and BF16, for what is dequantized first,
  * and for FP8 weights with E4M3 inputs. */
-enum { LT_COLS_PLAIN = 33, LT_COLS_DEQUANTIZED = 129, LT_COLS_FP8 = 65 };
+enum { LT_COLS_PLAIN = 33, LT_COLS_DEQUANTIZED = 129, LT_COLS_FP8 = 24 };
 
 /* ---- what a matrix is ---- */
 
@@ -142,7 +142,7 @@ void matmul_close(struct matmul *m)
 
 void matmul_set_tuning(struct matmul *m, const struct matmul_tuning *tuning)
 {
-    static const struct matmul_tuning none = {WAY_AUTO, -1, 0, 0, 0};
+    static const struct matmul_tuning none = {WAY_AUTO, -1, 0, 0, 0, false};
     m->tuning = tuning ? *tuning : none;
 }
 
@@ -155,7 +155,7 @@ bool matmul_has_lt(const struct matmul *m)
 
 struct tile_plan {
     const struct tile_kernel *kernel;
-    int index, stages, splits, turns;
+    int index, cols, stages, splits, turns;
     size_t shared;
 };
 
@@ -169,7 +169,8 @@ static int shared_budget(const struct matmul *m, const struct tile_kernel *kerne
 
 static size_t plan_shared(const struct tile_plan *p)
 {
-    size_t ring = (size_t)p->stages * (size_t)p->kernel->stage_bytes, sums = (size_t)p->kernel->sum_bytes;
+    int cols = p->kernel->cols == 8 && p->cols < 8 ? p->cols : p->kernel->cols; /* narrow kernels take no more room than they need */
+    size_t ring = (size_t)p->stages * (size_t)(p->kernel->weight_bytes + cols * p->kernel->column_bytes), sums = (size_t)p->kernel->sum_bytes;
     return (p->turns > 1 ? ring + sums : ring > sums ? ring : sums) + 16;
 }
 
@@ -254,7 +255,7 @@ static enum err_code tile_run(struct matmul *m, const struct matrix *w, const ui
                               cudaStream_t stream, struct err *e)
 {
     enum layout layout = matrix_layout(w);
-    struct tile_plan p = {NULL, 0, 0, 1, m->options.invariant ? INVARIANT_PARTS : 1, 0};
+    struct tile_plan p = {NULL, 0, cols, 0, 1, m->options.invariant ? INVARIANT_PARTS : 1, 0};
     if (!plan_kernel(m, layout, cols, &p)) return err_set(e, ERR_UNSUPPORTED, "no kernel for layout %d fits this GPU's shared memory", (int)layout);
     plan_splits(m, w, cols, &p);
     p.shared = plan_shared(&p);
@@ -272,7 +273,7 @@ static enum err_code tile_run(struct matmul *m, const struct matrix *w, const ui
 static struct lt_call call_of(const struct matrix *w, const struct operand *x, enum into into, void *y, int64_t ldy)
 {
     bool scaled = x->form == FORM_E4M3;
-    return {x->form, into, w->rows, x->cols, w->k, w->data, x->data, scaled ? w->scale : NULL, scaled ? x->scale : NULL, y, ldy};
+    return {x->form, into, w->rows, x->cols, w->k, w->data, x->data, scaled ? w->scale : NULL, scaled ? x->scale : NULL, y, ldy, false};
 }
 
 /* Rows that are dequantized at a time. */
@@ -361,6 +362,7 @@ enum err_code matmul_run(struct matmul *m, const struct matrix *w, const struct 
 {
     struct lt_call call = call_of(w, x, into, y, ldy);
     enum err_code code = check_call(m, w, x, ldy, e);
+    call.fast_sums = m->tuning.fast_sums;
     if (code) return code;
     if (w->k % 32 && x->form != FORM_E4M3) return plain_multiply(w, x, into, y, ldy, stream, e);
     if (lt_takes(m, w, &call, x->cols)) {

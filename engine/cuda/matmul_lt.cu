@@ -20,10 +20,10 @@ static const size_t WORK_BYTES = (size_t)32 << 20, SCRATCH_BYTES = (size_t)32 <<
     X(cublasLtCreate) X(cublasLtDestroy) X(cublasLtMatmul) X(cublasLtMatmulDescCreate) X(cublasLtMatmulDescDestroy)                \
     X(cublasLtMatmulDescSetAttribute) X(cublasLtMatrixLayoutCreate) X(cublasLtMatrixLayoutDestroy)                                 \
     X(cublasLtMatmulPreferenceCreate) X(cublasLtMatmulPreferenceSetAttribute) X(cublasLtMatmulPreferenceDestroy)                   \
-    X(cublasLtMatmulAlgoGetHeuristic) X(cublasLtGetVersion)
+    X(cublasLtMatmulAlgoGetHeuristic)
 
 /* The loaded library: one for the process, never unloaded. */
-static pthread_once_t library_once = PTHREAD_ONCE_INIT;
+static pthread_once_t load_once = PTHREAD_ONCE_INIT;
 static struct {
     bool found;
 #define X(name) decltype(&name) p_##name;
@@ -46,7 +46,7 @@ static void load_library(void)
 
 bool lt_found(void)
 {
-    (void)pthread_once(&library_once, load_library);
+    (void)pthread_once(&load_once, load_library);
     return library.found;
 }
 
@@ -63,7 +63,7 @@ bool lt_fp8(void)
 
 struct plan_key {
     int form, into, rows, cols, k, scaled; /* scaled: the library multiplies by the scales */
-    int align_w, align_x, align_y, reserved;
+    int align_w, align_x, align_y, fast_sums;
     int64_t ldy;
 };
 struct plan {
@@ -135,6 +135,8 @@ static bool set_product(struct plan *p)
     cublasLtMatmulDescAttributes_t mode_a = (cublasLtMatmulDescAttributes_t)SCALE_MODE_A, mode_b = (cublasLtMatmulDescAttributes_t)SCALE_MODE_B;
     if (library.p_cublasLtMatmulDescCreate(&p->product, CUBLAS_COMPUTE_32F, CUDA_R_32F)) return false;
     if (library.p_cublasLtMatmulDescSetAttribute(p->product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed)) return false;
+    int8_t fast = 1;
+    if (p->key.fast_sums && library.p_cublasLtMatmulDescSetAttribute(p->product, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast)) return false;
     if (!p->key.scaled) return true;
     return !library.p_cublasLtMatmulDescSetAttribute(p->product, mode_a, &outer, sizeof outer) &&
            !library.p_cublasLtMatmulDescSetAttribute(p->product, mode_b, &outer, sizeof outer);
@@ -193,7 +195,7 @@ static int alignment(const void *p)
 static struct plan *plan_of(struct lt *lt, const struct lt_call *call, bool scaled)
 {
     struct plan_key key = {(int)call->form, (int)call->into, call->rows, call->cols, call->k, scaled,
-                           alignment(call->w), alignment(call->x), alignment(call->y), 0, call->ldy};
+                           alignment(call->w), alignment(call->x), alignment(call->y), call->fast_sums, call->ldy};
     uint64_t hash = 14695981039346656037u;
     for (size_t i = 0; i < sizeof key; i++) hash = (hash ^ ((const uint8_t *)&key)[i]) * 1099511628211u;
     struct plan *first = NULL;

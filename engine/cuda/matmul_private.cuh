@@ -65,7 +65,9 @@ struct tile_args {
 /* One instance: a block makes `rows` × `cols` of y; `parts` groups of its warps share the k's of its split. */
 struct tile_kernel {
     const void *function;
-    int layout, cols, rows, threads, parts, stage_bytes, sum_bytes;
+    int layout, cols, rows, threads, parts;
+    int weight_bytes, column_bytes; /* of a stage: for the weights, for each column of inputs */
+    int sum_bytes;
 };
 struct tile_table {
     const struct tile_kernel *kernel;
@@ -102,6 +104,7 @@ struct lt_call {
     const float *row_scale, *col_scale; /* E4M3 only */
     void *y;
     int64_t ldy;
+    bool fast_sums; /* E4M3: sums kept as the tensor cores keep them, with fewer bits than float32 */
 };
 /* Loads the library once for the process; false where there is none. */
 bool lt_found(void);
@@ -123,6 +126,7 @@ struct matmul_tuning {
     int kernel;          /* the index in the layout's table, or -1 */
     int splits, stages;  /* 0: chosen */
     int64_t slice_bytes; /* of dequantized weights at a time; 0: chosen */
+    bool fast_sums;      /* see struct lt_call */
 };
 void matmul_set_tuning(struct matmul *m, const struct matmul_tuning *tuning); /* NULL: none */
 struct tile_table tile_table_of(enum layout layout);

@@ -17,9 +17,9 @@ static constexpr __host__ __device__ int tile_weight_bytes(int layout, int rows)
 {
     return layout == LAYOUT_W4 ? rows / W4_PANEL_ROWS * W4_GRANULE : rows * layout_shape_of(layout).chunks() * 16;
 }
-static constexpr __host__ __device__ int tile_stage_bytes(int layout, int nt, int mt, int wm)
+static constexpr __host__ __device__ int tile_column_bytes(int layout)
 {
-    return tile_weight_bytes(layout, wm * mt * 16) + nt * 8 * layout_shape_of(layout).unit * 2;
+    return layout_shape_of(layout).unit * 2;
 }
 /* Sums lie as (column, row); the stride keeps a warp's stores on different banks. */
 static constexpr __host__ __device__ int tile_sum_stride(int mt, int wm)
@@ -104,7 +104,8 @@ template <int L> static __device__ __forceinline__ void multiply_tile(float c[4]
 
 /* rows[m][h]: of the lane's rows 16 m + 8 h + g, the unit in shared memory. */
 template <int L, int NT, int MT>
-static __device__ __forceinline__ void multiply_unit(float sums[MT][NT][4], const uint8_t *const rows[MT][2], const uint8_t *x, int steps, int lane)
+static __device__ __forceinline__ void multiply_unit(float sums[MT][NT][4], const uint8_t *const rows[MT][2], const uint8_t *x, int cols, int steps,
+                                                     int lane)
 {
     constexpr int pairs = layout_shape_of(L).pairs, all = layout_shape_of(L).unit / 32 / pairs, chunks = layout_shape_of(L).unit / 8;
     int g = lane >> 2, t = lane & 3;
@@ -124,7 +125,8 @@ static __device__ __forceinline__ void multiply_unit(float sums[MT][NT][4], cons
         for (int i = 0; i < pairs; i++)
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                uint4 in = *(const uint4 *)(x + ((8 * n + g) * chunks + x_place<L>(x_chunk<L>(step, i, t), g)) * 16);
+                int col = NT == 1 ? min(g, cols - 1) : 8 * n + g; /* what a column that is not there holds goes nowhere */
+                uint4 in = *(const uint4 *)(x + (col * chunks + x_place<L>(x_chunk<L>(step, i, t), col)) * 16);
 #pragma unroll
                 for (int m = 0; m < MT; m++) multiply_tile<L>(sums[m][n], w[m][0][i], w[m][1][i], in);
             }
@@ -235,7 +237,7 @@ template <int L, int NT, int MT, int WM, int WK> __global__ void __launch_bounds
     tile_multiply(const struct tile_args a)
 {
     constexpr struct layout_shape s = layout_shape_of(L);
-    constexpr int warp_bytes = tile_weight_bytes(L, MT * 16), stage_bytes = tile_stage_bytes(L, NT, MT, WM);
+    constexpr int warp_bytes = tile_weight_bytes(L, MT * 16);
     constexpr int row_stride = L == LAYOUT_W4 ? 0 : s.chunks() * 16, stride = tile_sum_stride(MT, WM);
     int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, wm = warp % WM, wk = warp / WM, g = lane >> 2;
     int thread = (int)threadIdx.x % (WM * 32);
@@ -243,6 +245,7 @@ template <int L, int NT, int MT, int WM, int WK> __global__ void __launch_bounds
     int units = (a.k + s.unit - 1) / s.unit, parts = WK * a.splits * a.turns, first = (int)blockIdx.z * WK + wk;
     int count = 0; /* units of this group, all turns together */
     for (int turn = 0; turn < a.turns; turn++) count += first + turn < units ? (units - first - turn + parts - 1) / parts : 0;
+    int stage_bytes = WM * warp_bytes + (NT == 1 ? cols : NT * 8) * tile_column_bytes(L);
     uint8_t *shared = (uint8_t *)tile_shared, *ring = shared + wk * a.stages * stage_bytes;
     auto sync_group = [&]() {
         if (WM == 1) __syncwarp();
@@ -256,13 +259,6 @@ template <int L, int NT, int MT, int WM, int WK> __global__ void __launch_bounds
         load_inputs<L>(&a, to + WM * warp_bytes, col0, cols, u, thread, WM * 32);
     };
 
-    if (cols < NT * 8) { /* columns that are not there are zeros, in every stage */
-        constexpr int column_bytes = s.unit * 2;
-        for (int stage = 0; stage < a.stages; stage++) {
-            uint4 *x = (uint4 *)(ring + stage * stage_bytes + WM * warp_bytes + cols * column_bytes);
-            for (int i = thread; i < (NT * 8 - cols) * column_bytes / 16; i += WM * 32) x[i] = make_uint4(0, 0, 0, 0);
-        }
-    }
     struct walk ahead = {first, 0}, here = {first, 0};
     for (int i = 0; i < a.stages - 1; i++) {
         if (i < count) fill(i, walk_on(&ahead, first, units, parts));
@@ -289,10 +285,10 @@ template <int L, int NT, int MT, int WM, int WK> __global__ void __launch_bounds
         int steps = min(s.unit, a.k - u * s.unit) / 32 / s.pairs;
         if (L == LAYOUT_W4) {
             float part_sums[MT][NT][4] = {};
-            multiply_unit<L, NT, MT>(part_sums, rows, from + WM * warp_bytes, steps, lane);
+            multiply_unit<L, NT, MT>(part_sums, rows, from + WM * warp_bytes, cols, steps, lane);
             add_scaled<NT, MT>(sums, part_sums, rows, g);
         } else {
-            multiply_unit<L, NT, MT>(sums, rows, from + WM * warp_bytes, steps, lane);
+            multiply_unit<L, NT, MT>(sums, rows, from + WM * warp_bytes, cols, steps, lane);
         }
         stage = stage + 1 == a.stages ? 0 : stage + 1;
         next = next + 1 == a.stages ? 0 : next + 1;
@@ -308,8 +304,8 @@ template <int L, int NT, int MT, int WM, int WK> __global__ void __launch_bounds
 /* A row of a layout's table. */
 #define TILE(L, NT, MT, WM, WK)                                                                                                   \
     {                                                                                                                             \
-        (const void *)tile_multiply<L, NT, MT, WM, WK>, L, NT * 8, WM *MT * 16, WM *WK * 32, WK, tile_stage_bytes(L, NT, MT, WM) * WK, \
-            tile_sum_bytes(NT, MT, WM, WK)                                                                                       \
+        (const void *)tile_multiply<L, NT, MT, WM, WK>, L, NT * 8, WM *MT * 16, WM *WK * 32, WK, tile_weight_bytes(L, WM *MT * 16) * WK, \
+            tile_column_bytes(L) * WK, tile_sum_bytes(NT, MT, WM, WK)                                                             \
     }
 
 #endif

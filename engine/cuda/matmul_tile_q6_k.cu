@@ -5,6 +5,7 @@ static const struct tile_kernel KERNELS[] = {
     /*   layout        columns / 8, rows of a warp / 16, warps along rows, along k */
     TILE(LAYOUT_Q6_K, 1, 1, 1, 8),
     TILE(LAYOUT_Q6_K, 1, 2, 1, 4),
+    TILE(LAYOUT_Q6_K, 1, 1, 4, 2),
     TILE(LAYOUT_Q6_K, 2, 1, 8, 1),
     TILE(LAYOUT_Q6_K, 4, 1, 8, 1),
     TILE(LAYOUT_Q6_K, 8, 1, 8, 1),

@@ -5,9 +5,9 @@ static const struct tile_kernel KERNELS[] = {
     /*   layout        columns / 8, rows of a warp / 16, warps along rows, along k */
     TILE(LAYOUT_Q8_0, 1, 1, 1, 8),
     TILE(LAYOUT_Q8_0, 1, 2, 1, 4),
-    TILE(LAYOUT_Q8_0, 1, 4, 1, 4),
+    TILE(LAYOUT_Q8_0, 1, 1, 4, 2),
     TILE(LAYOUT_Q8_0, 2, 2, 8, 1),
-    TILE(LAYOUT_Q8_0, 4, 2, 8, 1),
+    TILE(LAYOUT_Q8_0, 4, 1, 8, 1),
     TILE(LAYOUT_Q8_0, 8, 2, 8, 1),
 };
 

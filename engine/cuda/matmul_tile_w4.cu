@@ -6,6 +6,7 @@ static const struct tile_kernel KERNELS[] = {
     TILE(LAYOUT_W4, 1, 1, 1, 8),
     TILE(LAYOUT_W4, 1, 2, 1, 4),
     TILE(LAYOUT_W4, 1, 4, 1, 4),
+    TILE(LAYOUT_W4, 1, 1, 4, 2),
     TILE(LAYOUT_W4, 2, 2, 8, 1),
     TILE(LAYOUT_W4, 4, 2, 8, 1),
     TILE(LAYOUT_W4, 8, 2, 8, 1),

@@ -151,21 +151,29 @@ static float held_value(const struct operand *x, const uint8_t *raw, const float
     return x->form == FORM_BF16 ? __bfloat162float(bf16) : __half2float(half);
 }
 
+static double *squares_of(const float *v, int count, int k)
+{
+    double *sums = (double *)calloc((size_t)count, sizeof *sums);
+    for (size_t i = 0; i < (size_t)count * (size_t)k; i++) sums[i / (size_t)k] += (double)v[i] * (double)v[i];
+    return sums;
+}
+
 static void expect(const struct weights *w, struct inputs *in)
 {
     int rows = w->device.rows, k = w->device.k;
+    double *of_row = squares_of(w->value, rows, k), *of_col = squares_of(in->held, in->x.cols, k);
     for (int c = 0; c < in->x.cols; c++)
         for (int r = 0; r < rows; r++) {
             const float *a = w->value + (size_t)r * (size_t)k, *b = in->held + (size_t)c * (size_t)k;
-            double s[4] = {0, 0, 0, 0}, squares = 0;
+            double s[4] = {0, 0, 0, 0};
             int i = 0;
-            for (int j = 0; j < k; j++) squares += (double)(a[j] * a[j] * b[j] * b[j]);
             for (; i + 3 < k; i += 4)
                 for (int j = 0; j < 4; j++) s[j] += (double)a[i + j] * (double)b[i + j];
             for (; i < k; i++) s[0] += (double)a[i] * (double)b[i];
             in->expected[(size_t)c * (size_t)rows + (size_t)r] = s[0] + s[1] + s[2] + s[3];
-            in->usual[(size_t)c * (size_t)rows + (size_t)r] = squares;
+            in->usual[(size_t)c * (size_t)rows + (size_t)r] = of_row[r] * of_col[c] / k;
         }
+    free(of_row), free(of_col);
 }
 
 static struct inputs inputs_new(const struct weights *w, enum form form, int cols)
@@ -257,7 +265,9 @@ static void product(struct matmul *m, const struct weights *w, const struct inpu
     poison(into, elements);
     struct operand x = in->x;
     x.cols = cols;
-    if (matmul_run(m, &w->device, &x, into, room.device, ldy, 0, &e)) {
+    enum err_code code = matmul_run(m, &w->device, &x, into, room.device, ldy, 0, &e);
+    if (code == ERR_UNSUPPORTED && !strncmp(way, "instance", 8)) return; /* this GPU's shared memory is too small for it */
+    if (code) {
         report(false, what, e.msg);
         return;
     }
@@ -279,7 +289,8 @@ static void product(struct matmul *m, const struct weights *w, const struct inpu
         }
     double relative = sqrt(off / all);
     (void)snprintf(detail, sizeof detail, "off by %.2e of the norm, at most %.2e%s", relative, most, kept ? "" : ", wrote past its rows or columns");
-    report(relative < LIMIT[into] && kept, what, detail);
+    double limit = LIMIT[into] + (w->kind->block == 256 ? 4e-4 : 0); /* k-quants round their scales too */
+    report(relative < limit && kept, what, detail);
 }
 
 /* ---- every kind, many shapes ---- */
@@ -314,7 +325,7 @@ static void every_instance(struct matmul *m, const struct weights *w, const stru
         for (int splits = 1; splits <= 4; splits += 3) {
             int c = cols[(i * 2 + splits) % 7];
             char way[32];
-            struct matmul_tuning tuning = {WAY_TILE, i, splits, splits == 1 ? 2 : 0, 0};
+            struct matmul_tuning tuning = {WAY_TILE, i, splits, splits == 1 ? 2 : 0, 0, false};
             matmul_set_tuning(m, &tuning);
             (void)snprintf(way, sizeof way, "instance %d, %d splits", i, splits);
             if (c <= in->x.cols) product(m, w, in, c, (enum into)(i % 4), way);
@@ -335,11 +346,11 @@ static void shape_of_kind(struct matmul *m, const struct kind *kind, int rows, i
         enum form form = matmul_form(&w.device, list[i], false);
         if (form != base && !has_fp8) fp8 = inputs_new(&w, form, cols_max), has_fp8 = true;
         product(m, &w, form == base ? &in : &fp8, list[i], (enum into)(i % 4), "auto");
-        struct matmul_tuning tuning = {WAY_TILE, -1, 0, 0, 0};
+        struct matmul_tuning tuning = {WAY_TILE, -1, 0, 0, 0, false};
         matmul_set_tuning(m, &tuning);
         product(m, &w, &in, list[i], (enum into)((i + 1) % 4), "tile");
         if (form != base) product(m, &w, &fp8, list[i], (enum into)((i + 1) % 4), "tile of E4M3");
-        tuning = {WAY_LT, -1, 0, 0, (int64_t)k * 2 * 64};
+        tuning = {WAY_LT, -1, 0, 0, (int64_t)k * 2 * 64, false};
         matmul_set_tuning(m, &tuning);
         if (matmul_has_lt(m) && i % 3 == 0) product(m, &w, &in, list[i], (enum into)(i / 3 % 4), "cublaslt");
         matmul_set_tuning(m, NULL);
@@ -352,9 +363,9 @@ static void shape_of_kind(struct matmul *m, const struct kind *kind, int rows, i
 
 static void every_kind(struct matmul *m)
 {
-    static const int shapes[][3] = {{1, 256, 70}, {7, 512, 70}, {17, 768, 70}, {131, 1024, 2048}, {336, 4864, 129}, {257, 8960, 33}}; /* rows, k, columns */
+    static const int shapes[][3] = {{1, 256, 70}, {7, 512, 70}, {17, 768, 70}, {67, 512, 2048}, {131, 1024, 257}, {336, 4864, 65}, {257, 8960, 33}}; /* rows, k, columns */
     static const int small_shapes[][3] = {{1, 256, 70}, {17, 768, 9}, {304, 512, 70}};
-    int count = small ? 3 : 6;
+    int count = small ? 3 : 7;
     for (int i = 0; i < KIND_COUNT; i++) {
         const struct kind *kind = &KINDS[i];
         for (int s = 0; s < count; s++) {
@@ -554,7 +565,7 @@ static void in_a_graph(struct matmul *m, const struct kind *kind, int cols)
 static void large(struct matmul *m, enum matrix_kind kind, int rows, int k, int cols)
 {
     struct matrix w = matrix_large(kind, rows, k);
-    struct matmul_tuning ways[2] = {{WAY_TILE, -1, 0, 0, 0}, {WAY_LT, -1, 0, 0, 0}};
+    struct matmul_tuning ways[2] = {{WAY_TILE, -1, 0, 0, 0, false}, {WAY_LT, -1, 0, 0, 0, false}};
     size_t n = (size_t)cols * (size_t)k, out = (size_t)cols * (size_t)rows;
     float *host = (float *)malloc(n * 4), *y, *got[2];
     struct err e;
