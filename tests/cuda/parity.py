@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -73,23 +75,28 @@ def invariant(folder):
     return same
 
 
+def attempt(job):
+    what, run = job
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return run(pathlib.Path(folder)), ""
+        except RuntimeError as e:
+            return False, f"{what}: {e}"
+
+
 def main():
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        for case in cases():
-            try:
-                good = check(*case, folder)
-            except RuntimeError as e:
-                if "no NVIDIA driver" in str(e) or "no librung_cuda" in str(e):
-                    print(f"skipped: no GPU ({e})\n0 passed, 0 failed")
-                    return 0
-                print(f"FAILED  {' '.join(case)}: {e}", flush=True)
-                good = False
-            passed, failed = passed + good, failed + (not good)
-        good = invariant(folder)
-        passed, failed = passed + good, failed + (not good)
-    print(f"{passed} passed, {failed} failed")
+    jobs = [(" ".join(c), lambda folder, c=c: check(*c, folder)) for c in cases()] + [("invariant", invariant)]
+    first = attempt(jobs[0])
+    if "no NVIDIA driver" in first[1] or "no librung_cuda" in first[1]:
+        print(f"skipped: no GPU ({first[1]})\n0 passed, 0 failed")
+        return 0
+    with ThreadPoolExecutor(int(os.environ.get("PARITY_JOBS", "4"))) as pool:
+        results = [first, *pool.map(attempt, jobs[1:])]
+    for good, why in results:
+        if why:
+            print("FAILED ", why)
+    failed = sum(not good for good, _ in results)
+    print(f"{len(results) - failed} passed, {failed} failed")
     return 1 if failed else 0
 
 
