@@ -49,7 +49,7 @@ struct backend {
     int page_tokens, pages; /* pages: how many it has */
     int64_t token_bytes; /* of weights that one token reads */
     ERR_CHECKED enum err_code (*forward)(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
-    void (*stats)(struct backend *b, const float *logits, int n, struct logit_stats *out);
+    void (*stats)(struct backend *b, const float *logits, int n, struct logit_stats *out); /* NULL where every step brings them */
     void (*close)(struct backend *b);
 };
 
