@@ -56,7 +56,7 @@ static enum err_code open_model(struct probe *p, struct shaped *shaped, const st
 {
     int streams = 1, prefill = pages_for((o->depth > 0 ? o->depth : 0) + (int64_t)o->prompt);
     for (int i = 0; i < o->streams_count; i++) streams = o->streams[i] > streams ? o->streams[i] : streams;
-    int64_t decode = (int64_t)streams * pages_for((int64_t)decode_from(o) + o->tokens), pages = decode > prefill ? decode : prefill;
+    int64_t decode = (int64_t)streams * pages_for((int64_t)decode_from(o) + o->tokens), pages = decode > prefill ? decode : prefill > 1 ? prefill : 1;
     if (pages > INT32_MAX / PAGE) return err_set(e, ERR_INVALID, "%lld tokens of context in all streams; 2147483616 are the most", (long long)pages * PAGE);
     struct probe_options options = {.kernels = o->kernels, .threads = o->threads, .context = (int)pages * PAGE,
                                     .cols_max = o->step > streams ? o->step : streams, .wanted_max = streams,

@@ -90,7 +90,8 @@ static enum err_code score_window(struct probe *p, const int32_t *ids, int count
                 return err_set(e, ERR_IO, "%s cannot be written", o->logits);
             if (at + 1 == count) continue;
             struct logit_stats st;
-            p->backend->stats(p->backend, row, p->model->vocabulary, &st);
+            if (out.stats) st = out.stats[i];
+            else p->backend->stats(p->backend, row, p->model->vocabulary, &st);
             score->surprise += (double)st.logsum - (double)row[ids[at + 1]];
             score->tokens++;
         }

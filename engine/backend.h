@@ -39,18 +39,17 @@ struct backend_options {
     bool pin, kv_q8;     /* kv_q8: the KV cache in 8 bits (Q8_0 on a CPU, E4M3 on a GPU), else F16 */
     bool invariant;      /* a position's results never depend on the batch; a CPU's never do */
     int sparse_pages;    /* 0: dense; else decoding reads at most so many pages of the past, where the backend can */
-    int pages;           /* 0: as many as fit beside the weights and the work space (a GPU only), at most BACKEND_PAGES_MAX */
+    int pages, pages_max; /* pages 0: as many as fit beside the weights and the work space, at most pages_max (a GPU only) */
     int context_tokens;  /* the most one sequence holds */
     int cols_max, wanted_max;
 };
-enum { BACKEND_PAGES_MAX = 1 << 24 };
 
 struct backend {
     const char *kernels;
     int page_tokens, pages; /* pages: how many it has */
     int64_t token_bytes; /* of weights that one token reads */
     ERR_CHECKED enum err_code (*forward)(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
-    void (*stats)(struct backend *b, const float *logits, int n, struct logit_stats *out);
+    void (*stats)(struct backend *b, const float *logits, int n, struct logit_stats *out); /* NULL where every step brings them */
     void (*close)(struct backend *b);
 };
 

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PAGES_MAX = 1 << 24 };
+
 struct engine {
     struct model *model;
     struct tokenizer *tokenizer;
@@ -107,18 +109,20 @@ static struct sched_options sched_options_of(const struct engine *g, const struc
                                   .draft_tokens = o->draft_tokens < 0 ? 0 : o->draft_tokens == 0 || o->draft_tokens > DRAFT_MAX ? DRAFT_MAX : o->draft_tokens};
 }
 
-/* The pages to ask for; 0: the backend shall see what fits. */
-static enum err_code pages_of(const struct engine *g, const struct engine_options *o, const struct sched_options *s, int *pages,
-                              struct err *e)
+/* The pages to ask for. A GPU without a limit gives what it has, but no more than what runs and as much again, kept for prompts
+ * that begin alike, can fill: a small model leaves room for others. */
+static enum err_code set_pages(const struct engine *g, const struct engine_options *o, const struct sched_options *s,
+                               struct backend_options *b, struct err *e)
 {
-    int64_t of_one = (s->context_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS, count = of_one * s->slots_max;
+    int64_t of_one = (s->context_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS, count = of_one * s->slots_max, most = 2 * count;
     int64_t page_bytes = device_page_bytes(&g->device, g->model, o->kv == ENGINE_KV_Q8_0);
     if (o->kv_bytes_max > 0) count = o->kv_bytes_max / page_bytes;
     else if (g->device.library) count = 0;
     if (count < of_one && (count > 0 || o->kv_bytes_max > 0))
         return err_set(e, ERR_INVALID, "kv_bytes_max holds %lld tokens; one sequence of %d needs %lld bytes",
                        (long long)count * KV_PAGE_TOKENS, s->context_tokens, (long long)(of_one * page_bytes));
-    *pages = count > BACKEND_PAGES_MAX ? BACKEND_PAGES_MAX : (int)count;
+    b->pages = count > PAGES_MAX ? PAGES_MAX : (int)count;
+    b->pages_max = most > PAGES_MAX ? PAGES_MAX : (int)most;
     return ERR_OK;
 }
 
@@ -137,7 +141,7 @@ static enum err_code start_on_device(struct engine *g, const struct engine_optio
     struct backend_options b = {.threads = o->threads, .pin = o->pin, .kv_q8 = o->kv == ENGINE_KV_Q8_0, .invariant = o->invariant,
                                 .sparse_pages = o->sparse_pages, .context_tokens = s.context_tokens,
                                 .cols_max = sched_cols_max(&s), .wanted_max = sched_wanted_max(&s)};
-    enum err_code code = pages_of(g, o, &s, &b.pages, e);
+    enum err_code code = set_pages(g, o, &s, &b, e);
     if (!code) code = device_open(&g->device, &g->backend, g->model, b, e);
     if (!code) code = check_pages(g, &s, e);
     if (!code) {

@@ -31,7 +31,7 @@ struct engine_options {
     int slots_max;         /* sequences decoded together; 0: 4, on a GPU 64 */
     int queue_max;         /* waiting requests, beyond which submit answers ERR_FULL; 0: 64 */
     int context_tokens;    /* the most a sequence may hold; 0: the file's, at most 8192 */
-    int64_t kv_bytes_max;  /* KV pages altogether; 0: slots_max full sequences; on a GPU what its memory has left */
+    int64_t kv_bytes_max;  /* KV pages altogether; 0: slots_max full sequences; on a GPU twice that, or what is left */
     int prefill_tokens;    /* token budget of one step; 0: 256, on a GPU 2048 */
     int draft_tokens;      /* guesses of prompt-lookup speculation at once (the text never changes); 0: 7, -1: none */
     enum engine_kv kv;     /* Q8_0: about half the memory of F16, a little less exact; as batch-invariant */

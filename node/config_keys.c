@@ -198,7 +198,7 @@ const struct config_key CONFIG_BACKEND_KEYS[] = {
     {.name = "kv", .type = KEY_CHOICE, .offset = OF(kv), .choices = "f16|q8_0", .def = "f16", .concerns = L,
      .help = "How the engine keeps what it has read (the KV cache); q8_0 takes half the memory, a little less exact (8 bits: E4M3 on a GPU)."},
     {.name = "kv_bytes_max", .type = KEY_INT64, .offset = OF(kv_bytes_max), .unit = "bytes", .max = TIB, .def = "0", .concerns = L,
-     .help = "Memory of the KV cache; 0: full sequences in all slots, on a GPU what the weights leave."},
+     .help = "Memory of the KV cache; 0: full sequences in all slots; on a GPU twice that, or what the weights leave."},
     {.name = "prefill_tokens", .type = KEY_INT, .offset = OF(prefill_tokens), .unit = "tokens", .max = 16384, .def = "0", .concerns = L,
      .help = "Prompt tokens read in one step beside what is being answered; 0: 256, on a GPU 2048."},
     {.name = "invariant", .type = KEY_BOOL, .offset = OF(invariant), .def = "false", .concerns = L,

@@ -108,7 +108,7 @@ static inline enum err_code fake_open(struct backend **out, const struct model *
 {
     struct fake_gpu *f = calloc(1, sizeof *f);
     size_t wanted = (size_t)options->wanted_max;
-    int pages = options->pages ? options->pages : FAKE_PAGES_FIT;
+    int pages = options->pages ? options->pages : options->pages_max < FAKE_PAGES_FIT ? options->pages_max : FAKE_PAGES_FIT;
     if (!f) return err_set(e, ERR_MEMORY, "no memory");
     f->model = model;
     f->options = *options;

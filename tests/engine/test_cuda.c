@@ -197,6 +197,9 @@ static void a_gpu_is_taken_where_it_is_there(void **state)
         assert_int_equal(o->stats.pages_total, FAKE_PAGES_FIT);
         assert_int_equal(o->count, TOKENS);
     }
+    /* Who needs little takes little: two sequences, and as much again for what is kept. */
+    struct outcome *few = engine_with((struct engine_options){.slots_max = 2, .context_tokens = 100}, ENV(FAKE));
+    assert_int_equal(few->stats.pages_total, 2 * 2 * 4);
     struct outcome *o = engine_with((struct engine_options){.kernels = "cuda:1"}, ENV(FAKE));
     assert_string_equal(o->device, "Fake GPU 1");
 }

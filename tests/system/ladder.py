@@ -20,6 +20,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 # The sanitized program where it was built: every scenario then checks memory as well.
 RUNG = os.environ.get("RUNG_BIN") or next(
     (p for p in (os.path.join(ROOT, d, "rung") for d in ("build-asan", "build")) if os.access(p, os.X_OK)), "rung")
+# What the demo models run on: a build with a GPU's library would take a card where there is one.
+KERNELS = os.environ.get("RUNG_TEST_KERNELS", "cpu")
 LIMIT_S = float(os.environ.get("RUNG_TEST_LIMIT_S", "30"))
 
 

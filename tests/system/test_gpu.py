@@ -85,6 +85,18 @@ def test_a_gpu_asked_for_by_name_is_not_replaced(ladder, gpu):
     assert "the model needs 9 GB; the GPU has 1 GB free" in down["backends"][0]["trouble"]
 
 
+def test_a_bench_on_a_gpu_needs_no_memory_for_its_weights(gpu):
+    lines = run("bench", "engine", "--shape", "llama3.1-70b", "--type", "BF16", "--kernels", "cuda", "-p", "8", "-n", "4", "-b", "1,200",
+                "-d", "1000", "-r", "1", "--json").splitlines()
+    machine, prefill, one, many = map(json.loads, lines)
+    assert (machine["device"], machine["read_gb_per_s"], machine["depth"]) == ("Fake GPU 0", 1000, 1000)
+    assert prefill["tokens_per_s"] > 0 and (one["streams"], many["streams"]) == (1, 200)
+    # The stand-in's weights are 1 MiB a step, its pages 4,096 bytes of 32 positions.
+    kv = 4096 // 80 * 80 * (1000 + 2 + 1) // 32
+    assert abs(one["bytes_per_token"] - (2**20 + kv)) <= 1 and abs(many["bytes_per_token"] - (2**20 / 200 + kv)) <= 1
+    assert abs(one["share"] - one["bytes_per_token"] * one["tokens_per_s"] / 1e12) < 1e-4
+
+
 # ---- warming up ----
 
 def test_a_node_is_ready_only_when_it_is_warm(ladder, gpu, tmp_path):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ladder import model
+from ladder import KERNELS, model
 
 needs_models = pytest.mark.skipif(not os.path.exists(model("edge.q8_0.gguf")), reason="models/ is not there")
 SCHEMA = {"type": "object", "additionalProperties": False, "required": ["answer", "sure", "kind", "digits"],
@@ -29,7 +29,8 @@ def good(text):
 
 @pytest.fixture
 def edge(ladder):
-    device = {"name": "device", "type": "local", "tier": "edge", "model_file": model("edge.q8_0.gguf"), "threads": 1, "slots": 2}
+    device = {"name": "device", "type": "local", "tier": "edge", "model_file": model("edge.q8_0.gguf"), "threads": 1, "slots": 2,
+              "kernels": KERNELS}
     return ladder.edge(backends=[device]).until_tiers("edge")
 
 

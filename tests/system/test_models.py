@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from ladder import model, until
+from ladder import KERNELS, model, until
 from test_failures import first_words, rest_of, running_worker
 
 needs_models = pytest.mark.skipif(not os.path.exists(model("edge.q8_0.gguf")), reason="models/ is not there")
@@ -12,7 +12,8 @@ LONG = {"temperature": 1.5, "seed": 11, "max_tokens": 400, "logit_bias": {}}
 
 
 def engine(name, file, tier, **more):
-    return {"name": name, "type": "local", "tier": tier, "model_file": model(file), "threads": 1, "slots": 2, **more}
+    return {"name": name, "type": "local", "tier": tier, "model_file": model(file), "threads": 1, "slots": 2,
+            "kernels": KERNELS, **more}
 
 
 def ladder_of_models(ladder):
