@@ -17,6 +17,8 @@ struct batch {
     const int32_t *tokens;        /* (cols) */
     const struct batch_run *run;  /* (runs) */
     const int32_t *want;          /* (wanted) columns whose logits are wanted, ascending */
+    bool (*abandoned)(void *ctx); /* asked now and then in a step: does nobody want it any more? NULL: somebody does */
+    void *ctx;
 };
 
 struct batch_out { /* rows in the order of `want`; live until the next forward */
@@ -36,6 +38,7 @@ struct backend {
     const char *kernels;
     int page_tokens;
     int64_t token_bytes; /* of weights that one token reads */
+    /* ERR_CANCELLED: it was abandoned, and nothing of it counts. Other errors end all that runs. */
     ERR_CHECKED enum err_code (*forward)(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
     void (*stats)(struct backend *b, const float *logits, int n, struct logit_stats *out);
     void (*close)(struct backend *b);

@@ -448,6 +448,8 @@ void request_cancel(struct node *node, uint64_t handle)
     struct request *r = request_find(node->requests, handle);
     if (!r) return;
     request_call_stop(r, "cancelled", "the client went away");
+    textlog(TEXTLOG_INFO, "request_cancelled", "request=%s after_ms=%lld", r->submit->id ? r->submit->id : "",
+            (long long)(clock_mono_us() - r->start_us) / 1000);
     metrics_add(node->metrics, METRIC_REQUESTS_CANCELLED, 1);
     request_log(r, ERR_CANCELLED, "the client went away", NULL);
     count_end(node);
