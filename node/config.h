@@ -89,6 +89,8 @@ struct config {
     int drain_ms;             /* node.drain_ms: limit of a SIGTERM; 10000 */
     int requests_max;         /* node.requests_max: running and waiting together; 1024 */
     int64_t request_bytes_max;/* node.request_bytes_max: memory of one request; 8 MiB */
+    int idempotency_ms;       /* node.idempotency_ms: how long an answer can be had again; 10 min, 0: never */
+    int64_t idempotency_bytes_max; /* node.idempotency_bytes_max: of all such answers; 16 MiB */
     struct config_http http;
     struct config_zmq zmq;
     struct config_backend backends[CONFIG_BACKENDS_MAX];

@@ -41,6 +41,12 @@ const struct config_key CONFIG_KEYS[] = {
      .concerns = ALL, .help = "Requests running and waiting together; one more is answered 429."},
     {.name = "node.request_bytes_max", .type = KEY_INT64, .offset = AT(request_bytes_max), .unit = "bytes",
      .min = 65536, .max = TIB, .def = "8388608", .concerns = ALL, .help = "Memory one request may take."},
+    {.name = "node.idempotency_ms", .type = KEY_INT, .offset = AT(idempotency_ms), .unit = "ms", .max = HOURS_24_MS,
+     .def = "600000", .concerns = ALL,
+     .help = "How long the answer to a request with an idempotency-key is kept for repeats; 0: such keys mean nothing."},
+    {.name = "node.idempotency_bytes_max", .type = KEY_INT64, .offset = AT(idempotency_bytes_max), .unit = "bytes",
+     .min = 65536, .max = TIB, .def = "16777216", .concerns = ALL,
+     .help = "Memory of all answers kept so, oldest forgotten first; one may take a sixteenth."},
 
     {.name = "http.unix.path", .type = KEY_TEXT, .state = true, .offset = AT(http.unix_path), .max = SOCKET_LEN,
      .def_of = {[TIER_EDGE] = "edge.sock", [TIER_REGION] = "region.sock", [TIER_CORE] = "core.sock"}, .concerns = ALL,

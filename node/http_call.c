@@ -31,6 +31,7 @@ struct http_call {
     uint64_t handle;              /* of the running request; 0: none */
     struct openai_reply *reply;
     bool stream, streaming;       /* asked for; headers are out */
+    bool repeated;                /* the answer is another request's of the same idempotency key */
     bool finished;                /* done or error came */
     bool broken;                  /* nothing good can follow: close */
     struct buf out;               /* the body, or what of the stream was not sent yet from `sent` on */
@@ -91,7 +92,8 @@ static void add_common_headers(const struct http_call *call, struct MHD_Response
     if (!call->head.cors) return;
     add_header(response, "Access-Control-Allow-Origin", call->head.cors);
     add_header(response, "Access-Control-Expose-Headers",
-               "x-request-id, x-rung-tier, x-rung-backend, x-rung-reason, retry-after, retry-after-ms");
+               "x-request-id, x-rung-tier, x-rung-backend, x-rung-reason, idempotent-replayed, retry-after, "
+               "retry-after-ms");
     add_header(response, "Vary", "Origin");
 }
 
@@ -101,6 +103,7 @@ static void add_answer_headers(const struct http_call *call, struct MHD_Response
     add_header(response, "x-rung-tier", tier_name(call->tier));
     add_header(response, "x-rung-backend", call->backend);
     add_header(response, "x-rung-reason", call->reason);
+    if (call->repeated) add_header(response, "idempotent-replayed", "true");
     add_number(response, "openai-processing-ms", (clock_mono_us() - call->began_us) / 1000);
     int left = node->config->requests_max - request_count(node);
     add_number(response, "x-ratelimit-limit-requests", node->config->requests_max);
@@ -149,7 +152,7 @@ static void add_retry_headers(const struct http_call *call, unsigned status, str
         add_number(response, "retry-after", (wait_ms + 999) / 1000);
         add_number(response, "retry-after-ms", wait_ms);
     }
-    if (status == 429 || status >= 500) add_header(response, "x-should-retry", call->retryable ? "true" : "false");
+    if (status == 409 || status == 429 || status >= 500) add_header(response, "x-should-retry", call->retryable ? "true" : "false");
 }
 
 static enum MHD_Result reply_error(struct http_call *call)
@@ -212,6 +215,10 @@ static void on_start(void *ctx, const struct msg_start *start)
     struct http_call *call = ctx;
     openai_reply_start(call->reply, start);
     if (call->streaming) return; /* the headers have told of the first that answered */
+    if (start->id && strcmp(start->id, call->id) != 0) { /* a repeat: this is that request's answer */
+        call->repeated = true;
+        (void)snprintf(call->id, sizeof call->id, "%s", start->id);
+    }
     call->tier = start->tier;
     (void)snprintf(call->backend, sizeof call->backend, "%s", start->backend ? start->backend : "");
     (void)snprintf(call->reason, sizeof call->reason, "%s", start->reason ? start->reason : "");

@@ -17,6 +17,7 @@
  *
  * A tier differs only in its fronts, backends and policy.
  */
+#include "node/idempotency.h"
 #include "node/request.h"
 
 #include "base/clock.h"
@@ -446,7 +447,10 @@ void request_finish(struct request *r, const struct msg_done *last)
 void request_cancel(struct node *node, uint64_t handle)
 {
     struct request *r = request_find(node->requests, handle);
-    if (!r) return;
+    if (!r) {
+        (void)idempotency_leave(node->requests->keys, handle);
+        return;
+    }
     request_call_stop(r, "cancelled", "the client went away");
     textlog(TEXTLOG_INFO, "request_cancelled", "request=%s after_ms=%lld", r->submit->id ? r->submit->id : "",
             (long long)(clock_mono_us() - r->start_us) / 1000);
@@ -574,6 +578,12 @@ static void choose_seed(struct msg_submit *submit)
 }
 
 uint64_t request_submit(struct node *node, struct msg_submit *submit, const struct sink *sink, const char *front)
+{
+    if (idempotency_wanted(node, submit)) return idempotency_submit(node->requests->keys, submit, sink, front);
+    return request_begin(node, submit, sink, front);
+}
+
+uint64_t request_begin(struct node *node, struct msg_submit *submit, const struct sink *sink, const char *front)
 {
     struct request_table *t = node->requests;
     metrics_add(node->metrics, METRIC_REQUESTS, 1);

@@ -98,7 +98,9 @@ struct request {
     struct msg_hop remote_hops[MSG_HOPS_MAX]; /* as told by the last peer; strings in the arena */
 };
 
+struct idempotency;
 struct request_table {
+    struct idempotency *keys;
     struct request **buckets;   /* (bucket_count), by handle */
     int bucket_count, count;
     struct request *all;
@@ -124,6 +126,7 @@ struct request_table {
 };
 
 /* request.c: the steps */
+uint64_t request_begin(struct node *node, struct msg_submit *submit, const struct sink *sink, const char *front); /* whatever its key */
 void request_step_soon(struct request *r, enum request_step step);
 void request_fail(struct request *r, enum err_code code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void request_finish(struct request *r, const struct msg_done *done);

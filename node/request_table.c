@@ -1,4 +1,5 @@
 /* What outlives a request: the table itself, tenants' spending of the day, the tier of each conversation. */
+#include "node/idempotency.h"
 #include "node/request.h"
 
 #include "base/clock.h"
@@ -17,7 +18,7 @@ enum err_code request_table_new(struct node *node, struct err *e)
     t->tenants = calloc(TENANTS_MAX, sizeof *t->tenants);
     t->wait_end = &t->wait_first;
     node->requests = t;
-    if (t->buckets && t->conversations && t->tenants) return ERR_OK;
+    if (t->buckets && t->conversations && t->tenants) return idempotency_new(&t->keys, node, e);
     request_table_free(node);
     return err_set(e, ERR_MEMORY, "no memory for the request table");
 }
@@ -31,6 +32,7 @@ void request_table_free(struct node *node)
         request_fail(r, ERR_DRAINING, "this node has stopped");
     }
     loop_timer_stop(node->loop, &t->wake_timer);
+    idempotency_free(t->keys);
     free(t->buckets);
     free(t->conversations);
     free(t->tenants);

@@ -106,6 +106,12 @@ void openai_reply_start(struct openai_reply *r, const struct msg_start *start)
 {
     if (r->started) return; /* the reply's model is the first that answered */
     r->started = true;
+    if (start->created_s) r->created = start->created_s;
+    if (start->id && start->id[0] && strcmp(start->id, r->id) != 0) { /* told again, of an earlier request */
+        char *id = copy(start->id);
+        if (id) free(r->id);
+        if (id) r->id = id;
+    }
     r->model = copy(start->model);
     r->backend = copy(start->backend);
     r->reason = copy(start->reason);
