@@ -370,10 +370,14 @@ static enum err_code open_door(struct broker *broker, int index, const char *end
     struct node *node = broker->node;
     struct link_keys own;
     const struct link_keys *keys;
+    const struct config_list *users = &node->config->zmq.ipc_uids;
+    uid_t uids[CONFIG_LIST_MAX];
     door->broker = broker;
     enum err_code code = peer_keys(node, endpoint, true, NULL, &own, &keys, e);
+    if (code == ERR_OK) code = config_uids(users, "zmq.ipc.uids", uids, e);
     if (code != ERR_OK) return code;
     const struct link_options options = {.endpoint = endpoint, .listen = true, .keys = keys, .ipc_mode = ipc_mode,
+                                         .ipc_uids = uids, .ipc_uid_count = door->local ? users->count : 0,
                                          .plain_loopback = node->config->zmq.plain_loopback, .hwm = PEER_HWM};
     code = link_open(&door->link, node->links, &options, e);
     if (code == ERR_OK) code = loop_zmq_set(node->loop, link_socket(door->link), on_readable, door, e);

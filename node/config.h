@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 enum { CONFIG_BACKENDS_MAX = 32, CONFIG_LIST_MAX = 64 };
 
@@ -40,6 +41,7 @@ struct config_http {
 struct config_zmq {
     char *ipc_path;           /* zmq.ipc.path, of a socket file; NULL: off */
     int ipc_mode;             /* zmq.ipc.mode */
+    struct config_list ipc_uids; /* zmq.ipc.uids: allowed peer uids; empty: whoever the mode lets in */
     char *listen;             /* zmq.listen "tcp://0.0.0.0:7100" or ipc:// for workers and nodes below; NULL: off */
     char *keys_file;          /* zmq.keys_file: this node's CURVE pair */
     char *peers_file;         /* zmq.peers_file: allowed public keys */
@@ -122,6 +124,8 @@ ERR_CHECKED enum err_code config_load(struct config **out, enum tier tier, const
 ERR_CHECKED enum err_code config_check(struct config **out, enum tier tier, const char *file,
                                        const char *const *overrides, int override_count, FILE *problems, struct err *e);
 void config_free(struct config *config);
+/* Names or numbers of users into uids; `key` names the list in the error. Errors: ERR_INVALID. */
+ERR_CHECKED enum err_code config_uids(const struct config_list *list, const char *key, uid_t out[CONFIG_LIST_MAX], struct err *e);
 /* A commented YAML file of every key that concerns a tier, with defaults; and the effective values of a config. */
 void config_print_reference(FILE *out, enum tier tier);
 void config_print_effective(FILE *out, const struct config *config);

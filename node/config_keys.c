@@ -78,6 +78,8 @@ const struct config_key CONFIG_KEYS[] = {
      .help = "Socket file for local MessagePack clients. Off when not set."},
     {.name = "zmq.ipc.mode", .type = KEY_OCTAL, .offset = AT(zmq.ipc_mode), .max = 0777, .def = "0660", .concerns = ALL,
      .help = "File mode of that socket: who may connect."},
+    {.name = "zmq.ipc.uids", .type = KEY_LIST, .offset = AT(zmq.ipc_uids), .max = WORD_LEN, .concerns = ALL,
+     .help = "Users (names or numbers) that may connect, by peer credentials; empty: whoever the mode lets in."},
     {.name = "zmq.listen", .type = KEY_TEXT, .offset = AT(zmq.listen), .max = ADDRESS_LEN, .concerns = ALL,
      .help = "tcp://HOST:PORT or ipc://PATH for workers and nodes below. Off when not set."},
     {.name = "zmq.keys_file", .type = KEY_TEXT, .offset = AT(zmq.keys_file), .max = PATH_LEN, .concerns = ALL,

@@ -189,7 +189,7 @@ static enum err_code open_unix(struct http_front *front, const struct config_htt
 {
     struct http_door *door = &front->doors[0];
     if (!config->unix_path) return ERR_OK;
-    enum err_code code = http_uids(&config->uids, front->uids, e);
+    enum err_code code = config_uids(&config->uids, "http.unix.uids", front->uids, e);
     front->uid_count = config->uids.count;
     if (code == ERR_OK) code = http_listen_unix(&door->listen, config, e);
     if (code == ERR_OK) code = door_open(door, e);

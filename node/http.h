@@ -48,8 +48,6 @@ ERR_CHECKED enum err_code http_keys_load(struct http_keys *out, const char *path
 void http_keys_release(struct http_keys *keys);
 /* The tenant of a key, NULL when it is none. Takes as long whichever it is. */
 const char *http_keys_tenant(const struct http_keys *keys, const char *key);
-/* Names or numbers into uids. Errors: ERR_INVALID. */
-ERR_CHECKED enum err_code http_uids(const struct config_list *list, uid_t out[CONFIG_LIST_MAX], struct err *e);
 /* Is a Host header one of this machine's own loopback names, or `bound`, the address listened on? The port does not
  * matter: it is a rebound name that must be kept out. */
 bool http_host_allowed(const char *host, const char *bound);

@@ -212,6 +212,14 @@ static bool set_keys(struct link *link, const struct link_options *o)
            set_text(s, ZMQ_CURVE_SECRETKEY, o->keys->secret_key) && set_text(s, ZMQ_CURVE_SERVERKEY, o->server_key);
 }
 
+/* libzmq looks at the peer's credentials when it accepts. */
+static bool set_uids(struct link *link, const struct link_options *o)
+{
+    for (int i = 0; i < o->ipc_uid_count; i++)
+        if (zmq_setsockopt(link->socket, ZMQ_IPC_FILTER_UID, &o->ipc_uids[i], sizeof o->ipc_uids[i]) != 0) return false;
+    return true;
+}
+
 static bool open_monitor(struct link *link, void *zmq)
 {
     char name[64];
@@ -259,7 +267,7 @@ enum err_code link_open(struct link **out, struct link_context *context, const s
     link->listen = options->listen;
     (void)snprintf(link->endpoint, sizeof link->endpoint, "%s", options->endpoint);
     link->socket = zmq_socket(context->zmq, options->listen ? ZMQ_ROUTER : ZMQ_DEALER);
-    if (!link->socket || !set_flow(link, options) || !set_role(link, options) || !set_keys(link, options) ||
+    if (!link->socket || !set_flow(link, options) || !set_role(link, options) || !set_keys(link, options) || !set_uids(link, options) ||
         !open_monitor(link, context->zmq))
         code = err_set(e, ERR_IO, "%s: the socket cannot be set up: %s", options->endpoint, zmq_strerror(errno));
     if (code == ERR_OK) code = options->listen ? bind_link(link, options, e) : connect_link(link, options, e);

@@ -7,6 +7,8 @@
 
 #include "proto/msg.h"
 
+#include <sys/types.h>
+
 /* Keys: CURVE pairs in files of mode 0600, Z85 text. */
 struct link_keys {
     char public_key[41], secret_key[41];
@@ -44,6 +46,8 @@ struct link_options {
     const char *server_key;     /* DEALER with CURVE: the other side's public key */
     bool plain_loopback;
     int ipc_mode;               /* of a bound ipc socket's file; 0: 0600 */
+    const uid_t *ipc_uids;      /* (ipc_uid_count) who may connect to it; none: whoever the mode lets in */
+    int ipc_uid_count;
     int hwm;                    /* 0: 64 messages */
     int64_t message_bytes_max;  /* 0: MSG_BYTES_MAX */
 };
@@ -80,7 +84,7 @@ bool link_receive(struct link *link, struct link_peer *peer, struct msg *out, en
  * once all it had sent has been received. */
 enum link_event { LINK_CONNECTED, LINK_DISCONNECTED, LINK_REFUSED, LINK_OTHER };
 bool link_monitor_receive(struct link *link, enum link_event *event);
-/* Uid of the process behind an ipc peer cannot be told by ZeroMQ: ipc is guarded by the socket file's mode and its
- * folder; listeners check the folder is not writable by others (link_open: ERR_FORBIDDEN). */
+/* An ipc socket is guarded by its file's mode, by the uids where some are given (others are disconnected at once, before
+ * a handshake, so that no event tells of it), and by its folder, which others may not write in (link_open: ERR_FORBIDDEN). */
 
 #endif

@@ -324,3 +324,11 @@ def test_zmq_without_a_monitor_is_no_trouble(ladder):
     with Speaker(ladder.endpoint("region")) as client:
         client.send("SUBMIT", id="r", model="region", messages=HI)
         assert client.answers("r")[-1][0] == "DONE"
+
+
+def test_the_local_socket_lets_in_the_users_on_its_list_only(ladder):
+    for name, uids, let_in in (("mine", [str(os.getuid())], True), ("theirs", [str(os.getuid() + 4242)], False)):
+        node = ladder.edge(name, backends=[scripted("small", "edge", "ok")], zmq={"ipc": {"path": "local.ipc", "uids": uids}})
+        with Speaker(f"ipc://{node.dir}/local.ipc") as client:
+            client.send("SUBMIT", id="r", model="edge", messages=HI)
+            assert (client.receive(5 if let_in else 0.5) is not None) == let_in
