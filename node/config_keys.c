@@ -85,7 +85,7 @@ const struct config_key CONFIG_KEYS[] = {
     {.name = "zmq.keys_file", .type = KEY_TEXT, .offset = AT(zmq.keys_file), .max = PATH_LEN, .concerns = ALL,
      .help = "This node's CURVE key pair, made by `rung keys`; mode 0600. Needed for tcp beyond loopback."},
     {.name = "zmq.peers_file", .type = KEY_TEXT, .offset = AT(zmq.peers_file), .max = PATH_LEN, .concerns = ALL,
-     .help = "Public keys that may connect, one a line; needed to listen on tcp beyond loopback."},
+     .help = "Keys that may connect, a line `KEY NODE` each: that key may only be that node. Needed to listen on tcp beyond loopback."},
     {.name = "zmq.plain_loopback", .type = KEY_BOOL, .offset = AT(zmq.plain_loopback), .def = "false", .concerns = ALL,
      .help = "Whether tcp links on 127.0.0.1 may go without CURVE."},
 

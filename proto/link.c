@@ -368,6 +368,13 @@ static int drain(void *socket, zmq_msg_t *last)
     return n;
 }
 
+/* What our ZAP handler said of the key behind the connection. */
+static void take_key_name(struct link_peer *peer, zmq_msg_t *frame)
+{
+    const char *name = zmq_msg_gets(frame, "User-Id");
+    (void)snprintf(peer->key_name, sizeof peer->key_name, "%s", name ? name : "");
+}
+
 /* A ROUTER's first frame: who sent it. */
 static enum err_code take_peer(struct link_peer *peer, zmq_msg_t *frame, struct err *e)
 {
@@ -398,6 +405,7 @@ bool link_receive(struct link *link, struct link_peer *peer, struct msg *out, en
             return true;
         }
         if (!receive_frame(link->socket, &frame)) return false; /* cannot be: all frames of a message come together */
+        take_key_name(peer, &frame);
     }
     int extra = drain(link->socket, &frame);
     if (*code == ERR_OK && extra > 0)

@@ -17,7 +17,8 @@ ERR_CHECKED enum err_code link_keys_make(struct link_keys *out, struct err *e);
 /* Two lines, `public=…` and `secret=…`. Write refuses to overwrite; read refuses a file others may read. */
 ERR_CHECKED enum err_code link_keys_write(const struct link_keys *keys, const char *path, struct err *e);
 ERR_CHECKED enum err_code link_keys_read(struct link_keys *out, const char *path, struct err *e);
-/* Allowed peers: one public key a line, `KEY name`, # comments (keys made here never begin with #). */
+/* Allowed peers: one public key a line, `KEY name`, # comments (keys made here never begin with #). The key of a line with
+ * a name may introduce itself as that node only. */
 struct link_peer_key {
     char public_key[41], name[64];
 };
@@ -65,6 +66,7 @@ void *link_monitor(struct link *link); /* PAIR socket with connection events, fo
 struct link_peer { /* a routing id, as bytes */
     unsigned char bytes[LINK_PEER_MAX];
     int len;
+    char key_name[64]; /* received over CURVE: the name that its key has among the allowed; "" : none */
 };
 /* Encode and send; `peer` for a ROUTER, NULL for a DEALER. Errors: ERR_UNAVAILABLE (that peer is gone), ERR_FULL (its
  * queue is), and those of msg_encode. A DEALER knows from its monitor's events, as far as they have been received,

@@ -251,8 +251,51 @@ def test_an_edge_with_keys_works_over_tcp(ladder, tmp_path):
     ladder.region(backends=[scripted("mid", "region", "over TCP")],
                   zmq={"listen": endpoint, "keys_file": str(tmp_path / "server"), "peers_file": str(tmp_path / "peers")})
     edge = ladder.edge(backends=[{"name": "region", "type": "peer", "connect": endpoint, "server_key": server[0].decode()}],
-                       zmq={"keys_file": str(tmp_path / "friend")}, **UP).until_tiers("region")
+                       zmq={"keys_file": str(tmp_path / "friend")}, node={"id": "friend"}, **UP).until_tiers("region")
     assert edge.chat().text == "over TCP"
+
+
+def test_a_key_may_only_be_the_node_that_the_peers_file_names(ladder, tmp_path):
+    server, edge_key, worker_key = (keys(str(tmp_path / name)) for name in ("server", "edge-1", "worker-1"))
+    (tmp_path / "peers").write_text(f"{edge_key[0].decode()} edge-1\n{worker_key[0].decode()}\n")  # the second: any name
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    region = ladder.region(backends=[scripted("mid", "region", "ok")],
+                           zmq={"listen": endpoint, "keys_file": str(tmp_path / "server"), "peers_file": str(tmp_path / "peers")})
+    region.until_tiers("region")
+    before = refused(region)
+    with Speaker(endpoint, "edge-2", edge_key, server[0]) as false:
+        false.send("HELLO", node="edge-2", role="edge", version_min=1, version_max=1)
+        _, error = false.until("ERROR")
+        assert error["code"] == "forbidden" and "edge-1" in error["message"] and "peers_file" in error["message"]
+        assert refused(region) == before + 1
+        false.send("LOG", node="edge-1", rows=b"", last_id=1)  # nor are its rows taken
+        false.send("PING", sequence=7)
+        assert false.until("PONG", "LOG_ACK")[0] == "PONG"
+    with Speaker(endpoint, "anything", edge_key, server[0]) as true, Speaker(endpoint, "w", worker_key, server[0]) as worker:
+        true.node, worker.node = "edge-1", "some-worker"
+        true.hello("edge")
+        worker.hello("worker")
+    ladder.edge(backends=[{"name": "up", "type": "peer", "connect": endpoint, "server_key": server[0].decode()},
+                          scripted("small", "edge", "alone")], zmq={"keys_file": str(tmp_path / "edge-1")}, node={"id": "edge-3"})
+    edge = ladder.nodes[-1]
+    until(lambda: b"edge-1's" in edge.get("/health")[1], "the edge's own health says what is wrong")
+    assert edge.chat().text == "alone"
+
+
+def test_another_key_does_not_take_over_a_routing_id(ladder, tmp_path):
+    server, one, two = (keys(str(tmp_path / name)) for name in ("server", "one", "two"))
+    (tmp_path / "peers").write_text(f"{one[0].decode()} one\n{two[0].decode()} two\n")
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    region = ladder.region(zmq={"listen": endpoint, "keys_file": str(tmp_path / "server"), "peers_file": str(tmp_path / "peers")})
+    with Speaker(endpoint, "one", one, server[0]) as worker:
+        worker.hello("worker")
+        worker.offer(MODEL)
+        region.until_tiers("region")
+        thief = Speaker(endpoint, "one", two, server[0])
+        thief.offer({**MODEL, "name": "stolen"})  # as if it were the worker
+        thief.until("HELLO")  # it is asked who it is
+        assert b"stolen" not in region.get("/v1/models")[1]
+        thief.close()
 
 
 def test_a_stopped_region_is_given_up_and_found_again(ladder):
