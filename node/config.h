@@ -120,7 +120,8 @@ ERR_CHECKED enum err_code config_default(struct config **out, enum tier tier, st
  * Errors: ERR_IO, ERR_SYNTAX (file:line), ERR_INVALID (key, got, wants, nearest). */
 ERR_CHECKED enum err_code config_load(struct config **out, enum tier tier, const char *file,
                                       const char *const *overrides, int override_count, struct err *e);
-/* The same, and every problem found is written to `problems`, a line each. For `rung check`. */
+/* The same, and every problem found is written to `problems`, a line each; where there is none so far, the files and folders
+ * that it names are looked at too, with warnings for what a node starts without. For `rung check`. */
 ERR_CHECKED enum err_code config_check(struct config **out, enum tier tier, const char *file,
                                        const char *const *overrides, int override_count, FILE *problems, struct err *e);
 void config_free(struct config *config);
