@@ -100,7 +100,7 @@ static void add_common_headers(const struct http_call *call, struct MHD_Response
 static void add_answer_headers(const struct http_call *call, struct MHD_Response *response)
 {
     const struct node *node = node_of(call);
-    add_header(response, "x-rung-tier", tier_name(call->tier));
+    if (call->tier != TIER_NONE) add_header(response, "x-rung-tier", tier_name(call->tier));
     add_header(response, "x-rung-backend", call->backend);
     add_header(response, "x-rung-reason", call->reason);
     if (call->repeated) add_header(response, "idempotent-replayed", "true");

@@ -190,6 +190,22 @@ static void decided(struct request *r, const struct decision *d, bool from_below
     r->degraded = d->degraded;
 }
 
+/* Which field of the request no tier is able to serve. */
+static const char *field_at_fault(const struct request *r, const struct tier_state state[TIERS], enum err_code refusal)
+{
+    const struct msg_submit *s = r->submit;
+    bool tools = false, json = false;
+    for (int t = 0; t < TIERS; t++) {
+        tools |= state[t].configured && state[t].can_tools;
+        json |= state[t].configured && state[t].can_json;
+    }
+    if (refusal == ERR_CONTEXT) return s->completion ? "prompt" : "messages";
+    if (refusal != ERR_UNSUPPORTED) return NULL;
+    if (s->has_tools && !tools) return "tools";
+    if (s->has_json_format && !json) return "response_format";
+    return s->has_parts ? "messages" : NULL;
+}
+
 static void step_decide(struct request *r)
 {
     struct node *node = r->node;
@@ -211,6 +227,7 @@ static void step_decide(struct request *r)
     if (d.tier == TIER_NONE) {
         if (!r->decided) r->decision = d;
         r->reason = REASON_REFUSED;
+        if (r->last_error.code == ERR_OK) r->last_error.param = field_at_fault(r, state, d.refusal);
         fail_for_good(r, d.refusal, d.why);
         return;
     }

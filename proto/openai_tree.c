@@ -371,6 +371,8 @@ const char *tree_what(const struct tree *t, char *out, size_t size)
         (void)snprintf(out, size, "the number %.*s", (int)t->raw_len, t->raw);
     } else if (t->type == TREE_STRING && t->text_len <= 24) {
         (void)snprintf(out, size, "the string \"%s\"", t->text);
+    } else if ((t->type == TREE_ARRAY || t->type == TREE_OBJECT) && t->count == 0) {
+        (void)snprintf(out, size, "an empty %s", t->type == TREE_ARRAY ? "array" : "object");
     } else {
         (void)snprintf(out, size, "%s", NAMES[t->type]);
     }

@@ -308,9 +308,10 @@ static void block_text(const struct scene *sc, enum tier t, char *out, size_t si
     case BLOCK_LIMIT: (void)snprintf(out, size, "%s is above the request's limit %s", name, tier_name(l->max)); break;
     case BLOCK_PRIVATE: (void)snprintf(out, size, "%s is off the device", name); break;
     case BLOCK_ABILITY:
-        (void)snprintf(out, size, "%s cannot do%s%s%s", name, l->needs_tools && !sc->state[t].can_tools ? " tools" : "",
-                       l->needs_json && !sc->state[t].can_json ? " json" : "",
-                       l->needs_parts && !sc->state[t].can_parts ? " content parts" : "");
+        (void)snprintf(out, size, "no tier that may answer here can %s: %s cannot",
+                       l->needs_tools && !sc->state[t].can_tools  ? "call tools"
+                       : l->needs_json && !sc->state[t].can_json ? "be held to JSON"
+                                                                 : "read content parts", name);
         break;
     case BLOCK_CONTEXT:
     case BLOCK_FORECAST_CONTEXT:
