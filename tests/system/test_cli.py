@@ -1,4 +1,5 @@
 """The commands as a user types them."""
+import hashlib
 import json
 import os
 import re
@@ -6,7 +7,7 @@ import subprocess
 
 import pytest
 
-from ladder import ROOT, RUNG, scripted, until
+from ladder import ROOT, RUNG, model, scripted, until
 from upstream import Upstream
 
 ANSWER = "one two three four five"
@@ -164,6 +165,23 @@ def test_check_looks_at_what_a_file_names(tmp_path):
     assert "/nowhere" in said[0] and "none.key" in said[1]
     code, said = check("zmq: {keys_file: open.key}\nhttp: {unix: {uids: [nobody-of-this-name]}}\n")
     assert code == 1 and "chmod 600" in said[0] and "there is no user" in said[1]
+
+
+@pytest.mark.skipif(not os.path.exists(model("edge.q8_0.gguf")), reason="models/ is not there")
+def test_a_model_file_is_read_whole_and_compared_with_what_was_kept(tmp_path):
+    with open(model("edge.q8_0.gguf"), "rb") as f:
+        data = f.read()
+    file, kept = tmp_path / "m.gguf", tmp_path / "m.gguf.sha256"
+    file.write_bytes(data)
+    run = rung("models", "--verify", str(file))
+    assert run.returncode == 0 and run.stdout == f"{hashlib.sha256(data).hexdigest()}  {file}\n"
+    assert re.search(r": identity [0-9a-f]{64}$", run.stderr.strip())
+    kept.write_text(run.stdout)
+    assert rung("models", "--verify", str(file)).returncode == 0
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # one bit of 1.7 MB, where no sample looks
+    run = rung("models", "--verify", str(file))
+    assert run.returncode == 1 and "damaged" in run.stderr and run.stdout == ""
+    assert rung("models", "--verify", str(kept)).returncode == 1 and rung("models", "--verify").returncode == 2
 
 
 def test_the_state_folder_is_made(ladder):
