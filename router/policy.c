@@ -352,6 +352,8 @@ static void scores_text(const struct scene *sc, const tier_set set, enum tier ch
 static void why_text(const struct scene *sc, const tier_set set, enum tier ideal, enum tier wish, struct decision *d)
 {
     char a[96] = "", b[96] = "";
+    d->why[0] = '\0';
+    if (sc->limits->brief) return;
     scores_text(sc, set, d->tier, a, sizeof a);
     switch (d->reason) {
     case REASON_UNFAMILIAR:
