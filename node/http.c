@@ -248,6 +248,7 @@ void http_front_free(struct http_front *front)
     if (front->doors[1].daemon && url_file) (void)unlink(url_file);
     for (int i = 0; i < 2; i++) door_close(&front->doors[i]);
     http_parser_free(front->parser);
+    http_calls_free(front);
     if (front->leaving >= 0) {
         loop_fd_remove(loop, front->leaving);
         (void)close(front->leaving);

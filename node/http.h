@@ -27,6 +27,7 @@ enum {
     HTTP_UNREAD_MAX = 4 << 20,  /* bytes of a stream a client may leave unread */
     HTTP_OFF_LOOP = 64 << 10,   /* larger bodies are parsed on the parser's thread */
     HTTP_PARSING_MAX = 64,      /* bodies waiting for it */
+    HTTP_SPARES_MAX = 128,
     HTTP_COMMENT_MS = 15000,    /* a stream that is silent for so long gets a comment; less in tests */
     HTTP_LINGER_MAX = 16 << 20, /* bytes past the limit, and time, that a refused body is read past */
     HTTP_LINGER_MS = 5000
@@ -104,6 +105,8 @@ struct http_front {
     int comment_ms;             /* HTTP_COMMENT_MS */
     struct loop_timer sweep;    /* each second: comments into silent streams, connections that never get on */
     struct http_conn *conns;
+    struct http_call *spare;    /* ended ones, at most HTTP_SPARES_MAX, for the next */
+    int spares;
     struct http_parser *parser;
 };
 
@@ -146,6 +149,7 @@ enum MHD_Result http_call_handle(void *door, struct MHD_Connection *mhd, const c
 void http_call_completed(void *door, struct MHD_Connection *mhd, void **call, enum MHD_RequestTerminationCode why);
 /* The client's end was closed: the work stops now, the connection is let go. */
 void http_call_leave(struct http_call *call);
+void http_calls_free(struct http_front *front); /* the spare ones */
 /* Once a second. */
 void http_call_sweep(struct http_call *call, int64_t now_us);
 /* A body parsed on the other thread is back; takes the submit (NULL: see e). */

@@ -22,6 +22,7 @@
 
 #include "base/clock.h"
 #include "base/textlog.h"
+#include "base/word.h"
 
 #include <stdarg.h>
 #include <stddef.h>
@@ -127,6 +128,7 @@ static void limits_of(struct request *r, const struct tier_state state[TIERS], s
         .needs_json = s->has_json_format,
         .needs_parts = s->has_parts,
         .dice = node_dice(s->id, 0),
+        .brief = true,
     };
     /* What the node below has chosen stands while that tier is there. */
     if (s->tier != TIER_NONE && s->tier > out->self && s->forced == TIER_NONE && state[s->tier].available)
@@ -363,7 +365,13 @@ static void release(struct request *r)
     msg_submit_release(r->submit);
     free(r->submit);
     arena_release(&r->arena);
-    free(r);
+    if (t->spares == SPARES_MAX) {
+        free(r);
+        return;
+    }
+    r->hash_next = t->spare;
+    t->spare = r;
+    t->spares++;
 }
 
 static void count_end(struct node *node)
@@ -516,14 +524,23 @@ void request_choices_reset(struct request *r)
         choice_reset(&r->choices[i], i < s->prefix_count ? &s->prefixes[i] : NULL);
     r->tokens_identity[0] = 0;
     r->tokens_mixed = s->prefix_count > 0 && !s->prefix_identity;
-    if (s->prefix_identity) (void)snprintf(r->tokens_identity, sizeof r->tokens_identity, "%s", s->prefix_identity);
+    if (s->prefix_identity) word_copy(r->tokens_identity, sizeof r->tokens_identity, s->prefix_identity);
     r->prefix_tokens = 0;
     r->reasoning_tokens = 0;
 }
 
+static struct request *take_spare(struct request_table *t)
+{
+    struct request *r = t->spare;
+    if (!r) return malloc(sizeof *r);
+    t->spare = r->hash_next;
+    t->spares--;
+    return r;
+}
+
 static struct request *request_new(struct node *node, struct msg_submit *submit, const struct sink *sink, const char *front)
 {
-    struct request *r = malloc(sizeof *r);
+    struct request *r = take_spare(node->requests);
     int n = submit->params.n > 1 ? (int)submit->params.n : 1;
     if (n > MSG_CHOICES_MAX) n = MSG_CHOICES_MAX;
     struct choice *choices = calloc((size_t)n, sizeof *choices);
@@ -542,7 +559,7 @@ static struct request *request_new(struct node *node, struct msg_submit *submit,
         buf_init(&choices[i].content, (size_t)node->config->request_bytes_max);
         buf_init(&choices[i].reasoning, (size_t)node->config->request_bytes_max);
     }
-    (void)snprintf(r->front, sizeof r->front, "%s", front);
+    word_copy(r->front, sizeof r->front, front);
     arena_init(&r->arena, (size_t)node->config->request_bytes_max);
     r->held_end = &r->held;
     r->start_us = clock_mono_us();
@@ -585,11 +602,13 @@ static void on_entered(void *ctx)
 }
 
 /* Every hop and every retry must draw alike, so the first node chooses; 31 bits pass through any JSON. */
-static void choose_seed(struct msg_submit *submit)
+static void choose_seed(struct request_table *t, struct msg_submit *submit)
 {
-    uint32_t seed = 0;
+    uint32_t seed = (uint32_t)clock_mono_us();
     if (submit->params.given & PARAM_SEED) return;
-    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) < 0) seed = (uint32_t)clock_mono_us();
+    if (t->random_left == 0 && getrandom(t->random, sizeof t->random, GRND_NONBLOCK) == (ssize_t)sizeof t->random)
+        t->random_left = sizeof t->random;
+    if (t->random_left) memcpy(&seed, t->random + (t->random_left -= (int)sizeof seed), sizeof seed);
     submit->params.seed = seed & 0x7fffffff;
     submit->params.given |= PARAM_SEED;
 }
@@ -604,7 +623,7 @@ uint64_t request_begin(struct node *node, struct msg_submit *submit, const struc
 {
     struct request_table *t = node->requests;
     metrics_add(node->metrics, METRIC_REQUESTS, 1);
-    choose_seed(submit);
+    choose_seed(t, submit);
     struct request *r = request_new(node, submit, sink, front);
     if (!r) {
         msg_submit_release(submit);

@@ -6,7 +6,7 @@
 
 #include "base/buf.h"
 
-enum { TRIED_MAX = 16, HELD_BYTES_MAX = 4 << 20, TENANTS_MAX = 4096, CONVERSATIONS_MAX = 4096,
+enum { TRIED_MAX = 16, HELD_BYTES_MAX = 4 << 20, TENANTS_MAX = 4096, CONVERSATIONS_MAX = 4096, SPARES_MAX = 128,
        CORE_BUCKETS = 8 /* easy prompts need fewer tokens of core than hard ones */ };
 
 enum request_step { STEP_CLASSIFY, STEP_DECIDE, STEP_DISPATCH, STEP_WAIT, STEP_RUN, STEP_END };
@@ -109,7 +109,11 @@ struct request_table {
     uint64_t last_handle;
     uint64_t stepping;          /* the request whose steps are being taken; 0: none */
     bool step_again;            /* it wants the next one */
+    struct request *spare;      /* ended ones, at most SPARES_MAX, for the next: they are large */
+    int spares;
     struct loop_timer wake_timer;
+    unsigned char random[256];  /* for seeds: the kernel is asked once for many */
+    int random_left;
     double ended_per_s;         /* running mean */
     int64_t last_end_us;
     double core_output_tokens[CORE_BUCKETS]; /* running means of what core says, by p[edge]; 0 until heard */

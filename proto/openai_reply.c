@@ -564,6 +564,7 @@ static void write_choice(const struct openai_reply *r, int i, const char *finish
 enum err_code openai_body(struct openai_reply *r, const struct msg_done *d, struct buf *out)
 {
     if (!reply_ready(r)) return ERR_MEMORY;
+    (void)buf_reserve(out, 1500 + r->bytes + r->bytes / 8); /* or as it comes */
     buf_addc(out, '{');
     write_identity(r, false, out);
     for (int i = 0; i < r->choice_count; i++) write_choice(r, i, finish_of(d, i), out);
