@@ -36,6 +36,8 @@ struct link {
     bool listen, connected; /* connected: of a DEALER, as its monitor last told */
     struct buf scratch;     /* a message being sent */
     char endpoint[ENDPOINT_MAX];
+    dev_t dev; /* of the socket's file that was made here */
+    ino_t ino;
 };
 
 /* ---- the context ---- */
@@ -243,6 +245,11 @@ static enum err_code bind_link(struct link *link, const struct link_options *o, 
     if (rc != 0) return err_set(e, ERR_IO, "%s cannot be bound: %s", o->endpoint, zmq_strerror(why));
     if (ipc && chmod(path, o->ipc_mode ? (mode_t)o->ipc_mode & 0777 : 0600) != 0)
         return err_set(e, ERR_IO, "%s: its mode cannot be set: %s", path, strerror(errno));
+    struct stat st;
+    if (ipc && lstat(path, &st) == 0) {
+        link->dev = st.st_dev;
+        link->ino = st.st_ino;
+    }
     size_t size = sizeof link->endpoint;
     if (zmq_getsockopt(link->socket, ZMQ_LAST_ENDPOINT, link->endpoint, &size) != 0)
         return err_set(e, ERR_IO, "%s: %s", o->endpoint, zmq_strerror(errno));
@@ -279,9 +286,18 @@ enum err_code link_open(struct link **out, struct link_context *context, const s
     return ERR_OK;
 }
 
+/* libzmq leaves the file. It goes where it is still ours. */
+static void remove_file(const struct link *link)
+{
+    struct stat st;
+    const char *path = link->endpoint + strlen("ipc://");
+    if (link->ino && lstat(path, &st) == 0 && st.st_dev == link->dev && st.st_ino == link->ino) (void)unlink(path);
+}
+
 void link_close(struct link *link)
 {
     if (!link) return;
+    remove_file(link);
     if (link->socket) (void)zmq_socket_monitor(link->socket, NULL, 0);
     if (link->monitor) (void)zmq_close(link->monitor);
     if (link->socket) (void)zmq_close(link->socket);

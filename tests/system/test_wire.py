@@ -375,3 +375,4 @@ def test_the_local_socket_lets_in_the_users_on_its_list_only(ladder):
         with Speaker(f"ipc://{node.dir}/local.ipc") as client:
             client.send("SUBMIT", id="r", model="edge", messages=HI)
             assert (client.receive(5 if let_in else 0.5) is not None) == let_in
+        assert node.stop() == 0 and not os.path.exists(os.path.join(node.dir, "local.ipc"))  # nor is the file left
