@@ -253,10 +253,12 @@ static void batch_settle(struct decision_log *log, struct entry *batch, int coun
     struct entry *spare = NULL;
     for (struct entry *e = batch, *next; e; e = next) {
         next = e->next;
-        bool lost = !committed || e->refused, again = e->kind == ENTRY_DECISION;
+        bool lost = !committed || e->refused;
+        bool decision = e->kind == ENTRY_DECISION, again = decision && ((struct decision_entry *)e)->cap <= SPARE_BYTES_MAX;
         int64_t rows = entry_settle(log, e, committed);
         if (again) e->next = spare;
         if (again) spare = e;
+        else if (decision) free(e);
         if (lost) dropped += rows;
         else written += rows;
     }

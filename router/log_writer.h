@@ -75,7 +75,7 @@ struct decision_log {
     bool stop, drop_told;           /* told of until the queue is half empty and a minute has passed */
     int64_t drop_told_us;
     int64_t stop_ms;                /* with stop: give up then */
-    struct entry *spare;            /* settled decisions, at most SPARES_MAX, for the next */
+    struct entry *spare;            /* settled decisions, at most SPARES_MAX (6 MiB), for the next */
     int spares;
     struct log_stats stats;
 
@@ -85,7 +85,7 @@ struct decision_log {
     int failures;
 };
 
-enum { SPARES_MAX = 512 };
+enum { SPARES_MAX = 512, SPARE_BYTES_MAX = 8192 /* a larger one is not kept */ };
 /* Everything of it but its own memory. */
 void decision_release(struct decision_entry *entry);
 void decisions_free(struct entry *list);
