@@ -17,7 +17,7 @@ struct listener { /* one client: the first, or a repeat */
     struct entry *entry;
     uint64_t handle;
     struct sink sink;
-    struct loop_timer timer; /* of a repeat: until it has caught up */
+    struct loop_timer timer, deadline; /* of a repeat: until it has caught up; its own limit */
     bool caught_up, differs; /* differs: it asks for something else under the same key */
 };
 struct entry {
@@ -155,6 +155,7 @@ static void listener_remove(struct listener *l)
     while (*p != l) p = &(*p)->next;
     *p = l->next;
     loop_timer_stop(l->entry->keys->node->loop, &l->timer);
+    loop_timer_stop(l->entry->keys->node->loop, &l->deadline);
 }
 
 /* Out of the list first: its sink may begin anew. */
@@ -250,6 +251,14 @@ static void catch_up(void *ctx)
     msg_release(&msg);
 }
 
+static void on_deadline(void *ctx)
+{
+    struct listener *l = ctx;
+    struct entry *entry = l->entry;
+    listener_end(l, MSG_ERROR, &(struct msg_error){.code = ERR_TIMEOUT, .message = "the deadline of this repeat passed"});
+    stop_if_alone(entry);
+}
+
 static uint64_t listen_to(struct entry *entry, const struct sink *sink, bool first)
 {
     struct listener *l = calloc(1, sizeof *l);
@@ -338,10 +347,13 @@ uint64_t idempotency_submit(struct idempotency *keys, struct msg_submit *submit,
         submit_free(submit);
         return 0;
     }
+    int64_t deadline_ms = submit->deadline_ms;
     submit_free(submit);
     metrics_add(keys->node->metrics, METRIC_REQUESTS_REPEATED, 1);
     uint64_t handle = listen_to(entry, sink, false);
-    if (handle) entry->listeners->differs = memcmp(entry->body, body, HASH) != 0;
+    struct listener *l = entry->listeners;
+    if (handle) l->differs = memcmp(entry->body, body, HASH) != 0;
+    if (handle && deadline_ms > 0) loop_timer_start(keys->node->loop, &l->deadline, deadline_ms, on_deadline, l);
     return handle;
 }
 

@@ -44,6 +44,15 @@ def test_while_the_first_runs_a_repeat_joins_it(ladder, stream):
     assert edge.metric("rung_requests_total") == 1
 
 
+def test_a_repeat_has_its_own_deadline(ladder):
+    edge = one_edge(ladder, delay_ms=20)
+    first = in_background(lambda: edge.chat(headers=KEY))
+    until(lambda: edge.metric("rung_requests_running") == 1, "the first runs")
+    reply = edge.chat(headers={**KEY, "x-rung-deadline-ms": "100"})
+    assert reply.status == 504 and reply.error["type"] == "timeout_error"
+    assert first.result().text == WORDS
+
+
 def test_the_work_goes_on_until_the_last_has_left(ladder):
     edge = one_edge(ladder, delay_ms=10)
     streams = [edge.open_stream(headers=KEY) for _ in range(3)]
