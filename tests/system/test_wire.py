@@ -67,7 +67,12 @@ def test_a_worker_that_is_not_ours_answers_the_edges_client(ladder):
 def test_a_worker_that_dies_silently_is_given_up_and_another_goes_on(ladder):
     region = ladder.region(health={"heartbeat_ms": 100})
     first = worker_speaker(ladder, region, "first")
-    edge = ladder.edge(backends=[ladder.peer("region")], **UP).until_tiers("region")
+    edge = ladder.edge(backends=[ladder.peer("region")], **UP)
+
+    def reached():
+        first.send("PING")  # alive, so far
+        return (edge.ready() or {"tiers": {}})["tiers"].get("region")
+    until(reached, "the edge reaches the region")
     reply = in_background(lambda: edge.chat(stream=True))
     _, submit = first.until("SUBMIT")
     say(first, submit["id"], ["a ", "b "])
