@@ -29,6 +29,7 @@ static enum err_code reserve(struct buf *b, size_t more)
     size_t need = b->len + more + 1;
     if (need <= b->cap) return ERR_OK;
     size_t cap = b->cap ? b->cap : 64;
+    if (need > 2 * cap) cap = need; /* one large piece, or buf_reserve(): as much as is asked for */
     while (cap < need) cap = cap > SIZE_MAX / 2 ? need : cap * 2;
     if (cap > b->max + 1) cap = b->max + 1;
     char *grown = b->cap ? realloc(b->data, cap) : malloc(cap);
@@ -37,6 +38,11 @@ static enum err_code reserve(struct buf *b, size_t more)
     b->data = grown;
     b->cap = cap;
     return ERR_OK;
+}
+
+enum err_code buf_reserve(struct buf *b, size_t more)
+{
+    return buf_ok(b) ? reserve(b, more) : b->failed;
 }
 
 enum err_code buf_add(struct buf *b, const void *data, size_t len)

@@ -21,6 +21,8 @@ struct buf {
 
 void buf_init(struct buf *b, size_t max);
 void buf_release(struct buf *b); /* frees; ready for use again with the same limit */
+/* Room for `more` bytes at once, where their number is known beforehand. Errors as of appending. */
+enum err_code buf_reserve(struct buf *b, size_t more);
 void buf_clear(struct buf *b);   /* empties, keeps the memory, forgets a failure */
 enum err_code buf_add(struct buf *b, const void *data, size_t len);
 enum err_code buf_adds(struct buf *b, const char *text);

@@ -22,6 +22,8 @@
     X(ERR_FORBIDDEN,     "forbidden",         "not allowed",                           403, "permission_error",        false) \
     X(ERR_NOT_FOUND,     "not_found",         "no such thing",                         404, "invalid_request_error",   false) \
     X(ERR_METHOD,        "method_not_allowed", "that method is not served here",       405, "invalid_request_error",   false) \
+    X(ERR_CONFLICT,      "conflict",          "not in the state that was asked for",   409, "conflict_error",          false) \
+    X(ERR_KEY_REUSED,    "idempotency_key_reused", "the key was used for another request", 422, "idempotency_error",    false) \
     X(ERR_TOO_LARGE,     "too_large",         "larger than the limit",                 413, "invalid_request_error",   false) \
     X(ERR_FULL,          "overloaded",        "the queue is full",                     429, "rate_limit_error",        true)  \
     X(ERR_BUDGET,        "insufficient_quota", "the tenant's budget is spent",         429, "insufficient_quota",      false) \

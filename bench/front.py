@@ -5,6 +5,9 @@
 Both are asked by the same load over 64 connections on the same machine, in turns, so that its noise falls on both. The answer
 is scripted: what is measured is everything around a model. nginx runs one worker that proxies to a second server of its
 own, which returns the same bytes. `bare` is that second server alone.
+
+`thread us` is the processor time that the one thread which answers spends on a request (the node's loop, nginx's worker), and
+`all us` that of all threads of the process (the log's writer too). On a shared machine they tell more than requests/s.
 """
 import argparse
 import json
@@ -37,13 +40,47 @@ backends:
 """
 
 
-def load(socket, body, seconds, rate=0):
+def cpu_us(pid, thread):
+    """Processor time so far of a process' thread, or of all its threads."""
+    threads = [thread] if thread else os.listdir(f"/proc/{pid}/task")
+    total = 0
+    for t in threads:
+        with open(f"/proc/{pid}/task/{t}/schedstat") as f:
+            total += int(f.read().split()[0]) / 1000
+    return total
+
+
+def load(pid, socket, body, seconds, rate=0):
     command = [LOAD, "unix:" + socket, PATH, body, str(seconds), "64"] + ([str(rate)] if rate else [])
+    before = cpu_us(pid, pid), cpu_us(pid, None)
     out = subprocess.run(command, capture_output=True, text=True)
+    after = cpu_us(pid, pid), cpu_us(pid, None)
     numbers = re.findall(r"[\d.]+", out.stdout)
     if len(numbers) < 6 or out.returncode:
         sys.exit(f"{' '.join(command)}: {out.stdout}{out.stderr}")
-    return {"rps": float(numbers[0]), "p50": float(numbers[3]), "p99": float(numbers[5])}
+    asked = float(numbers[0]) * seconds
+    return {"rps": float(numbers[0]), "p50": float(numbers[3]), "p99": float(numbers[5]),
+            "thread": (after[0] - before[0]) / asked, "all": (after[1] - before[1]) / asked}
+
+
+def worker_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as f:
+        return int(f.read().split()[0])
+
+
+def row(chars, name, got):
+    middle = {key: statistics.median(one[key] for one in got) for key in got[0]}
+    rps = [one["rps"] for one in got]
+    print(f"{chars:7} {name:22} {middle['rps']:10.0f} {min(rps):7.0f}-{max(rps):<7.0f} {middle['p50']:7.0f} {middle['p99']:7.0f} "
+          f"{middle['thread']:9.1f} {middle['all']:7.1f}")
+
+
+def ratio(runs, key):
+    """Of pairs, the middle; of processor time also that of each one's least, when nobody else was in the way."""
+    ours, theirs = ([one[key] for one in runs[name]] for name in ("rung", "nginx proxy"))
+    if key == "rps":
+        return f"{statistics.median(a / b for a, b in zip(ours, theirs)):.2f}"
+    return f"{statistics.median(b / a for a, b in zip(ours, theirs)):.2f}, of the least {min(theirs):.1f} / {min(ours):.1f} = {min(theirs) / min(ours):.2f}"
 
 
 def wait_for(path):
@@ -79,22 +116,19 @@ def main():
         nginx = subprocess.Popen([options.nginx, "-p", d, "-c", f"{d}/nginx.conf"])
         wait_for(f"{d}/proxy.sock")
         try:
-            print(f"{'prompt':>7} {'what':22} {'requests/s':>10} {'spread':>15} {'p50 us':>7} {'p99 us':>7}")
+            worker = worker_of(nginx.pid)
+            print(f"{'prompt':>7} {'what':22} {'requests/s':>10} {'spread':>15} {'p50 us':>7} {'p99 us':>7} {'thread us':>9} {'all us':>7}")
             for chars, body in bodies.items():
                 runs = {"rung": [], "nginx proxy": []}
-                for _ in range(options.rounds):
-                    runs["rung"].append(load(f"{d}/edge.sock", body, options.seconds))
-                    runs["nginx proxy"].append(load(f"{d}/proxy.sock", body, options.seconds))
+                for i in range(options.rounds):
+                    for name in sorted(runs, reverse=i % 2 == 1):  # in turns, each first every other time
+                        pid, socket = (edge.pid, "edge.sock") if name == "rung" else (worker, "proxy.sock")
+                        runs[name].append(load(pid, f"{d}/{socket}", body, options.seconds))
                 for name, got in runs.items():
-                    rps = [r["rps"] for r in got]
-                    print(f"{chars:7} {name:22} {statistics.median(rps):10.0f} {min(rps):7.0f}-{max(rps):<7.0f} "
-                          f"{statistics.median(r['p50'] for r in got):7.0f} {statistics.median(r['p99'] for r in got):7.0f}")
-                ratio = statistics.median(a["rps"] / b["rps"] for a, b in zip(runs["rung"], runs["nginx proxy"]))
-                print(f"{chars:7} {'rung / nginx':22} {ratio:10.2f}")
-            for name, socket in (("rung at 10,000/s", "edge.sock"), ("bare at 10,000/s", "bare.sock")):
-                got = [load(f"{d}/{socket}", bodies[150], options.seconds, 10000) for _ in range(options.rounds)]
-                print(f"{150:7} {name:22} {statistics.median(r['rps'] for r in got):10.0f} {'':15} "
-                      f"{statistics.median(r['p50'] for r in got):7.0f} {statistics.median(r['p99'] for r in got):7.0f}")
+                    row(chars, name, got)
+                print(f"{chars:7} {'rung / nginx':22} {ratio(runs, 'rps'):>10} {'by thread us':>15} {ratio(runs, 'thread')}")
+            for name, pid, socket in (("rung at 10,000/s", edge.pid, "edge.sock"), ("bare at 10,000/s", worker, "bare.sock")):
+                row(150, name, [load(pid, f"{d}/{socket}", bodies[150], options.seconds, 10000) for _ in range(options.rounds)])
         finally:
             edge.terminate()
             nginx.terminate()

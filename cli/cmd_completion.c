@@ -20,7 +20,7 @@ static const struct {
             "--max-tokens= --temperature= --seed= --help", ""},
     {"chat", "--socket= --url= --key-file= --model= --private --system= --help", ""},
     {"status", "--socket= --url= --key-file= --json --help", ""},
-    {"models", "--socket= --url= --key-file= --json --help", ""},
+    {"models", "--socket= --url= --key-file= --json --verify --help", ""},
     {"check", "--tier= --help", ""},
     {"config", "--tier= --effective= --markdown --help", ""},
     {"edge", "--config= --help", ""},

@@ -14,11 +14,12 @@ static const char HELP[] =
     "\n"
     "    edge$    rung keys make /etc/rung/edge.key          zmq.keys_file of the edge\n"
     "    region$  rung keys make /etc/rung/region.key        zmq.keys_file of the region\n"
-    "    region$  echo \"$(rung keys show edge.key) edge-1\" >> /etc/rung/peers    zmq.peers_file of the region\n"
-    "    edge$    rung keys show region.key                  server_key of the edge's peer backend\n"
+    "    edge$    rung keys show /etc/rung/edge.key          prints EDGE-KEY\n"
+    "    region$  rung keys show /etc/rung/region.key        prints REGION-KEY: server_key of the edge's peer backend\n"
+    "    region$  echo 'EDGE-KEY edge-1' >> /etc/rung/peers  zmq.peers_file of the region; edge-1 is the edge's node.id\n"
     "\n"
-    "Only public keys travel. A key that is not in the region's peers_file is refused and counted; taking a line out\n"
-    "shuts that peer out from the next start on.\n"
+    "Only public keys travel. A key that is not in the region's peers_file is refused and counted, and so is a node that\n"
+    "calls itself otherwise than the file does. Taking a line out shuts that peer out from the next start on.\n"
     "\n"
     "exit code: 0 done, 1 failed, 2 used wrongly\n";
 

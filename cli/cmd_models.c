@@ -1,15 +1,25 @@
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/client_options.h"
+#include "engine/gguf.h"
+#include "engine/model_identity.h"
 
+#include <errno.h>
+#include <sodium.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char HELP[] =
     "usage: rung models [--json] [OPTIONS]\n"
+    "       rung models --verify FILE …\n"
     "\n"
     "Lists the models that the node and those above it answer with now: tier, context in tokens, price in dollars a\n"
     "million tokens, what else they take, and what they run on where it is one of our engines.\n"
+    "\n"
+    "With --verify: reads model files whole and prints the SHA-256 of each, as sha256sum does, and on stderr its identity, which\n"
+    "nodes compare and which looks at samples only. Where FILE.sha256 is there the two must agree. To keep one:\n"
+    "rung models --verify my.gguf > my.gguf.sha256. Exit code 1: damaged, or not a model.\n"
     "\n"
     "  --json              the node's /v1/models as it came\n";
 
@@ -70,18 +80,85 @@ static int run(const struct client_options *where, bool json)
     return rc;
 }
 
+/* ---- files ---- */
+
+enum { SHA256_DIGITS = 2 * crypto_hash_sha256_BYTES, PIECE = 1 << 20 };
+
+static enum err_code hash_file(const char *path, char out[SHA256_DIGITS + 1], struct err *e)
+{
+    unsigned char hash[crypto_hash_sha256_BYTES];
+    crypto_hash_sha256_state state;
+    FILE *file = fopen(path, "re");
+    unsigned char *piece = malloc(PIECE);
+    enum err_code code = ERR_OK;
+    if (!file) code = err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
+    else if (!piece) code = err_set(e, ERR_MEMORY, "no memory to read %s", path);
+    (void)crypto_hash_sha256_init(&state);
+    for (size_t n; code == ERR_OK && (n = fread(piece, 1, PIECE, file)) > 0;) (void)crypto_hash_sha256_update(&state, piece, n);
+    if (code == ERR_OK && ferror(file)) code = err_set(e, ERR_IO, "%s: reading failed", path);
+    (void)crypto_hash_sha256_final(&state, hash);
+    (void)sodium_bin2hex(out, SHA256_DIGITS + 1, hash, sizeof hash);
+    if (file) (void)fclose(file);
+    free(piece);
+    return code;
+}
+
+/* FILE.sha256 begins with the digits that were kept. No such file: nothing to compare with. */
+static enum err_code compare_kept(const char *path, const char *digits, struct err *e)
+{
+    char name[4096], kept[SHA256_DIGITS + 1] = "";
+    if (snprintf(name, sizeof name, "%s.sha256", path) >= (int)sizeof name) return err_set(e, ERR_INVALID, "%.60s…: too long a path", path);
+    FILE *file = fopen(name, "re");
+    if (!file) return ERR_OK;
+    size_t n = fread(kept, 1, SHA256_DIGITS, file);
+    (void)fclose(file);
+    if (n == 0) return ERR_OK; /* it is being written: rung models --verify FILE > FILE.sha256 */
+    if (strcmp(kept, digits) == 0) return ERR_OK;
+    return err_set(e, ERR_CORRUPT, "%s is damaged, or another model: its SHA-256 is not the one in %s", path, name);
+}
+
+static enum err_code verify(const char *path, struct err *e)
+{
+    char digits[SHA256_DIGITS + 1], identity[65];
+    struct gguf *gguf = NULL;
+    enum err_code code = gguf_open(&gguf, path, e);
+    if (code != ERR_OK) return code;
+    model_identity(gguf, identity);
+    gguf_close(gguf);
+    code = hash_file(path, digits, e);
+    if (code == ERR_OK) code = compare_kept(path, digits, e);
+    if (code != ERR_OK) return code;
+    (void)printf("%s  %s\n", digits, path);
+    (void)fprintf(stderr, "%s: identity %s\n", path, identity);
+    return ERR_OK;
+}
+
+static int verify_all(int count, char **paths)
+{
+    int rc = count > 0 ? CLI_OK : CLI_USAGE;
+    if (count == 0) (void)fputs("rung models: --verify wants the files to read\n", stderr);
+    for (int i = 0; i < count; i++) {
+        struct err e = {0};
+        if (verify(paths[i], &e) == ERR_OK) continue;
+        (void)fprintf(stderr, "rung models: %s\n", e.msg);
+        rc = CLI_FAILED;
+    }
+    return rc;
+}
+
 int cmd_models(int argc, char **argv)
 {
     struct client_options where = {0};
-    bool json = false, help = false;
+    bool json = false, files = false, help = false;
     const struct cli_option options[] = {{"--socket", &where.socket, NULL}, {"--url", &where.url, NULL},
                                          {"--key-file", &where.key_file, NULL}, {"--json", NULL, &json},
-                                         {"--help", NULL, &help}};
-    int words = cli_options_read(argc, argv, options, 5);
+                                         {"--verify", NULL, &files}, {"--help", NULL, &help}};
+    int words = cli_options_read(argc, argv, options, 6);
     if (help) {
         (void)printf("%s%s", HELP, CLIENT_HELP);
         return CLI_OK;
     }
-    if (words > 0) (void)fprintf(stderr, "rung models: '%s': takes no words\n", argv[1]);
+    if (files && words >= 0) return verify_all(words, argv + 1);
+    if (words > 0) (void)fprintf(stderr, "rung models: '%s': files are read with --verify; else no words are taken\n", argv[1]);
     return words == 0 ? run(&where, json) : CLI_USAGE;
 }

@@ -25,13 +25,26 @@ static const char HELP[] =
     "\n"
     "exit code: 0 done, 1 the node refused or does not answer, 2 used wrongly\n";
 
+static void print_title(const char *title, const json_t *policy)
+{
+    static const char *const BY[] = {"request", "conversation", "tenant"};
+    long long version = (long long)json_integer_value(json_object_get(policy, "version"));
+    json_int_t by = json_integer_value(json_object_get(policy, "arm_by"));
+    double share = json_number_value(json_object_get(policy, "share"));
+    if (share >= 1) (void)printf("%s: version %lld\n", title, version);
+    else (void)printf("%s: version %lld, for %g of the traffic by %s\n", title, version, share, by >= 0 && by < 3 ? BY[by] : "?");
+}
+
 static void print_policy(const char *title, const json_t *policy)
 {
+    static const char *const TOLD[] = {"version", "arm", "share", "arm_by"}; /* by the title */
     const char *key;
     json_t *value;
-    (void)printf("%s: version %lld\n", title, (long long)json_integer_value(json_object_get(policy, "version")));
+    print_title(title, policy);
     json_object_foreach((json_t *)(uintptr_t)policy, key, value) {
-        if (strcmp(key, "version") == 0) continue;
+        bool told = false;
+        for (size_t i = 0; i < sizeof TOLD / sizeof TOLD[0]; i++) told |= strcmp(key, TOLD[i]) == 0;
+        if (told) continue;
         char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
         (void)printf("  %-28s %s\n", key, text ? text : "?");
         free(text);

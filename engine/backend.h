@@ -18,6 +18,8 @@ struct batch {
     const struct batch_run *run;  /* (runs) */
     const int32_t *want;          /* (wanted) columns whose logits are wanted, ascending */
     const uint8_t *need_logits;   /* (wanted) 0: only the row's statistics are looked at; NULL: every row's logits are */
+    bool (*abandoned)(void *ctx); /* asked now and then in a step: does nobody want it any more? NULL: somebody does */
+    void *ctx;
 };
 
 /* What a row of logits says of the next token. */
@@ -48,6 +50,7 @@ struct backend {
     const char *kernels;
     int page_tokens, pages; /* pages: how many it has */
     int64_t token_bytes; /* of weights that one token reads */
+    /* ERR_CANCELLED: it was abandoned, and nothing of it counts. Other errors end all that runs. */
     ERR_CHECKED enum err_code (*forward)(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
     void (*stats)(struct backend *b, const float *logits, int n, struct logit_stats *out); /* NULL where every step brings them */
     void (*close)(struct backend *b);

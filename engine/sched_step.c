@@ -47,6 +47,7 @@ static int grow(struct sched *s, struct seq *q, int end)
 struct plan {
     struct batch batch;
     int decodes, guesses;
+    struct seq *const *of_run; /* (batch.runs) */
 };
 
 /* Whether the next token hangs on more than the statistics of its row. */
@@ -270,6 +271,15 @@ static void fail_all(struct sched *s, const struct err *e)
     while (s->running.first) sched_fail(s, &s->running, s->running.first, e);
 }
 
+/* A step over a long prompt takes a while: it is left when all whose step it is have gone. */
+static bool all_cancelled(void *ctx)
+{
+    const struct plan *p = ctx;
+    for (int r = 0; r < p->batch.runs; r++)
+        if (!atomic_load(&p->of_run[r]->cancelled)) return false;
+    return true;
+}
+
 void sched_step(struct sched *s)
 {
     struct plan p;
@@ -278,8 +288,12 @@ void sched_step(struct sched *s)
     struct batch_out out = {0};
     struct err e = {0};
     int64_t start = clock_mono_us();
-    if (s->backend->forward(s->backend, &p.batch, &out, &e) != ERR_OK) {
-        fail_all(s, &e);
+    p.of_run = s->of_run;
+    p.batch.abandoned = all_cancelled;
+    p.batch.ctx = &p;
+    enum err_code code = s->backend->forward(s->backend, &p.batch, &out, &e);
+    if (code != ERR_OK) {
+        if (code != ERR_CANCELLED) fail_all(s, &e); /* the cancelled are swept before the next step */
         return;
     }
     double seconds = (double)(clock_mono_us() - start) * 1e-6, cols = p.batch.cols, decodes = p.decodes + p.guesses;

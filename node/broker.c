@@ -259,6 +259,10 @@ static enum err_code check_hello(const struct broker_peer *p, const struct msg_h
                        (long long)hello->version_max, MSG_VERSION_MIN, MSG_VERSION_MAX);
     if (!peer_name_valid(hello->node))
         return err_set_param(e, ERR_INVALID, "node", "a node id has 1 to 63 letters, digits and -_.");
+    const char *key_name = p->remote.id.key_name;
+    if (key_name[0] && strcmp(key_name, hello->node) != 0)
+        return err_set_param(e, ERR_FORBIDDEN, "node", "this key is %s's (zmq.peers_file), not %s's: node.id and the file must agree",
+                             key_name, hello->node);
     *role = strcmp(hello->role, "worker") == 0                    ? ROLE_WORKER
             : tier_from_name(hello->role) != TIER_NONE            ? ROLE_NODE
             : strcmp(hello->role, "client") == 0                  ? ROLE_CLIENT
@@ -350,6 +354,10 @@ static void on_readable(void *ctx)
     enum err_code code;
     for (int i = 0; i < RECEIVE_MAX && link_receive(door->link, &id, &msg, &code, &e); i++) {
         struct broker_peer *p = id.len ? peer_find(broker, door, &id) : NULL;
+        if (p && strcmp(p->remote.id.key_name, id.key_name) != 0) { /* a routing id is anybody's to choose */
+            peer_drop(p, "another key has taken its routing id");
+            p = NULL;
+        }
         if (!p && id.len) p = peer_new(broker, door, &id);
         if (p) {
             p->remote.heard_us = loop_now_us(broker->node->loop);
@@ -370,10 +378,14 @@ static enum err_code open_door(struct broker *broker, int index, const char *end
     struct node *node = broker->node;
     struct link_keys own;
     const struct link_keys *keys;
+    const struct config_list *users = &node->config->zmq.ipc_uids;
+    uid_t uids[CONFIG_LIST_MAX];
     door->broker = broker;
     enum err_code code = peer_keys(node, endpoint, true, NULL, &own, &keys, e);
+    if (code == ERR_OK) code = config_uids(users, "zmq.ipc.uids", uids, e);
     if (code != ERR_OK) return code;
     const struct link_options options = {.endpoint = endpoint, .listen = true, .keys = keys, .ipc_mode = ipc_mode,
+                                         .ipc_uids = uids, .ipc_uid_count = door->local ? users->count : 0,
                                          .plain_loopback = node->config->zmq.plain_loopback, .hwm = PEER_HWM};
     code = link_open(&door->link, node->links, &options, e);
     if (code == ERR_OK) code = loop_zmq_set(node->loop, link_socket(door->link), on_readable, door, e);

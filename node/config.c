@@ -14,17 +14,35 @@
 
 /* ---- problems ---- */
 
+enum { PROBLEM_MAX = 1280 };
+
+static void say_problem(const struct config_loader *loader, int line, const char *kind, const char *format, va_list args,
+                        char whole[PROBLEM_MAX])
+{
+    char text[1024];
+    (void)vsnprintf(text, sizeof text, format, args);
+    if (line > 0) (void)snprintf(whole, PROBLEM_MAX, "%s:%d: %s%s", loader->file, line, kind, text);
+    else (void)snprintf(whole, PROBLEM_MAX, "%s%s", kind, text);
+    if (loader->out) (void)fprintf(loader->out, "%s\n", whole);
+}
+
 void config_problem(struct config_loader *loader, int line, enum err_code code, const char *format, ...)
 {
-    char text[1024], whole[1280];
+    char whole[PROBLEM_MAX];
     va_list args;
     va_start(args, format);
-    (void)vsnprintf(text, sizeof text, format, args);
+    say_problem(loader, line, "", format, args, whole);
     va_end(args);
-    if (line > 0) (void)snprintf(whole, sizeof whole, "%s:%d: %s", loader->file, line, text);
-    else (void)snprintf(whole, sizeof whole, "%s", text);
-    if (loader->out) (void)fprintf(loader->out, "%s\n", whole);
     if (loader->problems++ == 0) loader->code = err_set(loader->first, code, "%.239s", whole);
+}
+
+void config_warning(struct config_loader *loader, int line, const char *format, ...)
+{
+    char whole[PROBLEM_MAX];
+    va_list args;
+    va_start(args, format);
+    say_problem(loader, line, "warning: ", format, args, whole);
+    va_end(args);
 }
 
 int config_line(const struct config_loader *loader, const char *path)
@@ -437,7 +455,7 @@ static void load_file(struct config_loader *loader, struct config_entries *entri
 
 /* `text` NULL: read the file, if there is one. */
 static enum err_code load(struct config **out, enum tier tier, const char *file, const char *text, size_t len,
-                          const char *const *overrides, int override_count, FILE *problems, struct err *e)
+                          const char *const *overrides, int override_count, FILE *problems, bool look, struct err *e)
 {
     struct config_entries entries = {0};
     struct config_loader *loader = calloc(1, sizeof *loader);
@@ -446,7 +464,7 @@ static enum err_code load(struct config **out, enum tier tier, const char *file,
         free(loader);
         return err_set(e, ERR_MEMORY, "configuration: out of memory");
     }
-    *loader = (struct config_loader){.config = config, .file = file, .out = problems, .first = e};
+    *loader = (struct config_loader){.config = config, .file = file, .out = problems, .first = e, .look = look};
     if (file && !(config->file = strdup(file))) config_problem(loader, 0, ERR_MEMORY, "%s: out of memory", file);
     if (text) load_text(loader, text, len, &entries);
     else if (file) load_file(loader, &entries);
@@ -454,6 +472,7 @@ static enum err_code load(struct config **out, enum tier tier, const char *file,
     for (int i = 0; i < override_count; i++) apply_flag(loader, overrides[i]);
     name_node(loader);
     if (!file || loader->entries) config_rules(loader);
+    if (loader->look && loader->code == ERR_OK) config_paths(loader);
     enum err_code code = loader->code;
     config_entries_release(&entries);
     free(loader);
@@ -464,23 +483,23 @@ static enum err_code load(struct config **out, enum tier tier, const char *file,
 
 enum err_code config_default(struct config **out, enum tier tier, struct err *e)
 {
-    return load(out, tier, NULL, "", 0, NULL, 0, NULL, e);
+    return load(out, tier, NULL, "", 0, NULL, 0, NULL, false, e);
 }
 
 enum err_code config_load(struct config **out, enum tier tier, const char *file, const char *const *overrides,
                           int override_count, struct err *e)
 {
-    return load(out, tier, file, NULL, 0, overrides, override_count, NULL, e);
+    return load(out, tier, file, NULL, 0, overrides, override_count, NULL, false, e);
 }
 
 enum err_code config_parse(struct config **out, enum tier tier, const char *file, const char *text, size_t len,
                            struct err *e)
 {
-    return load(out, tier, file, text, len, NULL, 0, NULL, e);
+    return load(out, tier, file, text, len, NULL, 0, NULL, false, e);
 }
 
 enum err_code config_check(struct config **out, enum tier tier, const char *file, const char *const *overrides,
                            int override_count, FILE *problems, struct err *e)
 {
-    return load(out, tier, file, NULL, 0, overrides, override_count, problems, e);
+    return load(out, tier, file, NULL, 0, overrides, override_count, problems, true, e);
 }

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 enum { CONFIG_BACKENDS_MAX = 32, CONFIG_LIST_MAX = 64 };
 
@@ -40,6 +41,7 @@ struct config_http {
 struct config_zmq {
     char *ipc_path;           /* zmq.ipc.path, of a socket file; NULL: off */
     int ipc_mode;             /* zmq.ipc.mode */
+    struct config_list ipc_uids; /* zmq.ipc.uids: allowed peer uids; empty: whoever the mode lets in */
     char *listen;             /* zmq.listen "tcp://0.0.0.0:7100" or ipc:// for workers and nodes below; NULL: off */
     char *keys_file;          /* zmq.keys_file: this node's CURVE pair */
     char *peers_file;         /* zmq.peers_file: allowed public keys */
@@ -93,6 +95,8 @@ struct config {
     bool warm;                /* node.warm: engines generate a little before the node is ready; false */
     int requests_max;         /* node.requests_max: running and waiting together; 1024 */
     int64_t request_bytes_max;/* node.request_bytes_max: memory of one request; 8 MiB */
+    int idempotency_ms;       /* node.idempotency_ms: how long an answer can be had again; 10 min, 0: never */
+    int64_t idempotency_bytes_max; /* node.idempotency_bytes_max: of all such answers; 16 MiB */
     struct config_http http;
     struct config_zmq zmq;
     struct config_backend backends[CONFIG_BACKENDS_MAX];
@@ -120,10 +124,13 @@ ERR_CHECKED enum err_code config_default(struct config **out, enum tier tier, st
  * Errors: ERR_IO, ERR_SYNTAX (file:line), ERR_INVALID (key, got, wants, nearest). */
 ERR_CHECKED enum err_code config_load(struct config **out, enum tier tier, const char *file,
                                       const char *const *overrides, int override_count, struct err *e);
-/* The same, and every problem found is written to `problems`, a line each. For `rung check`. */
+/* The same, and every problem found is written to `problems`, a line each; where there is none so far, the files and folders
+ * that it names are looked at too, with warnings for what a node starts without. For `rung check`. */
 ERR_CHECKED enum err_code config_check(struct config **out, enum tier tier, const char *file,
                                        const char *const *overrides, int override_count, FILE *problems, struct err *e);
 void config_free(struct config *config);
+/* Names or numbers of users into uids; `key` names the list in the error. Errors: ERR_INVALID. */
+ERR_CHECKED enum err_code config_uids(const struct config_list *list, const char *key, uid_t out[CONFIG_LIST_MAX], struct err *e);
 /* A commented YAML file of every key that concerns a tier, with defaults; and the effective values of a config. */
 void config_print_reference(FILE *out, enum tier tier);
 void config_print_effective(FILE *out, const struct config *config);

@@ -92,6 +92,7 @@ struct config_loader {
     struct err *first; /* the first one; may be NULL */
     enum err_code code;
     int problems;
+    bool look;         /* also at the files and folders that it names */
     const struct config_entries *entries;
     int backend_line[CONFIG_BACKENDS_MAX];
     bool backend_typeless[CONFIG_BACKENDS_MAX]; /* its type is missing or wrong, so that the rest cannot be judged */
@@ -99,6 +100,8 @@ struct config_loader {
 /* Note one problem; line 0 means that it is not the file's. */
 void config_problem(struct config_loader *loader, int line, enum err_code code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+/* The same where a node would start all the same: it fails nothing. */
+void config_warning(struct config_loader *loader, int line, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* The line a key was given on, or 0. */
 int config_line(const struct config_loader *loader, const char *path);
 /* Defaults of a tier without what is made at start (node.id). NULL: out of memory. */
@@ -108,6 +111,9 @@ ERR_CHECKED enum err_code config_backend_defaults(struct config_backend *backend
 
 /* ---- what keys must say together (config_rules.c) ---- */
 void config_rules(struct config_loader *loader);
+
+/* ---- whether what it names is there (config_paths.c); for config_check() ---- */
+void config_paths(struct config_loader *loader);
 
 /* From text in memory, for the fuzzer and the tests: as config_load, `file` only names it in errors. */
 ERR_CHECKED enum err_code config_parse(struct config **out, enum tier tier, const char *file, const char *text, size_t len,

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -237,4 +238,20 @@ void config_value_print(FILE *out, const struct config_key *key, const void *bas
     case KEY_CHOICE: print_choice(out, key->choices, *(const int *)place); break;
     case KEY_LIST: print_list(out, place); break;
     }
+}
+
+enum err_code config_uids(const struct config_list *list, const char *key, uid_t out[CONFIG_LIST_MAX], struct err *e)
+{
+    for (int i = 0; i < list->count; i++) {
+        char *end = NULL;
+        unsigned long number = strtoul(list->items[i], &end, 10);
+        if (list->items[i][0] >= '0' && list->items[i][0] <= '9' && *end == 0 && number < UINT32_MAX) {
+            out[i] = (uid_t)number;
+            continue;
+        }
+        const struct passwd *user = getpwnam(list->items[i]);
+        if (!user) return err_set(e, ERR_INVALID, "%s: there is no user '%s'", key, list->items[i]);
+        out[i] = user->pw_uid;
+    }
+    return ERR_OK;
 }

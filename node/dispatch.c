@@ -15,24 +15,38 @@ struct prefix_map {
 struct chain {
     uint64_t hashes[BLOCKS_MAX];
     int count;
-    uint64_t h; /* FNV-1a over all so far */
-    int in_block;
+    uint64_t h; /* over all so far */
+    size_t in_block;
 };
+
+/* FNV-1a with eight bytes at a time. */
+static uint64_t mix(uint64_t h, const char *data, size_t len)
+{
+    for (; len; data += len < 8 ? len : 8, len -= len < 8 ? len : 8) {
+        uint64_t word = 0;
+        memcpy(&word, data, len < 8 ? len : 8);
+        h = (h ^ word) * 0x100000001b3ull;
+        h ^= h >> 32;
+    }
+    return h;
+}
 
 static void chain_add(struct chain *c, const char *text)
 {
-    for (const unsigned char *p = (const unsigned char *)(text ? text : ""); *p && c->count < BLOCKS_MAX; p++) {
-        c->h = (c->h ^ *p) * 0x100000001b3ull;
-        if (++c->in_block == BLOCK_BYTES) {
-            c->hashes[c->count++] = c->h;
-            c->in_block = 0;
-        }
+    for (size_t len = text ? strlen(text) : 0; len && c->count < BLOCKS_MAX;) {
+        size_t room = BLOCK_BYTES - c->in_block, n = len < room ? len : room;
+        c->h = mix(c->h, text, n);
+        text += n;
+        len -= n;
+        c->in_block = n == room ? 0 : c->in_block + n;
+        if (n == room) c->hashes[c->count++] = c->h;
     }
 }
 
 static void chain_of(const struct msg_submit *submit, struct chain *c)
 {
-    c->count = c->in_block = 0;
+    c->count = 0;
+    c->in_block = 0;
     c->h = 0xcbf29ce484222325ull;
     size_t bytes = submit->prompt ? strlen(submit->prompt) : 0;
     for (int i = 0; i < submit->message_count && bytes < BLOCK_BYTES; i++)
@@ -105,8 +119,7 @@ static bool better(const struct merit *a, const struct merit *b)
 
 struct backend *dispatch_pick(const struct node *node, const struct dispatch *want, bool *busy)
 {
-    struct chain c;
-    chain_of(want->submit, &c);
+    struct chain c = {.count = -1}; /* looked at when there is a choice */
     struct backend *best = NULL;
     struct merit best_merit = {0};
     *busy = false;
@@ -119,10 +132,14 @@ struct backend *dispatch_pick(const struct node *node, const struct dispatch *wa
         }
         struct merit m = {
             .same_identity = want->prefix_identity && model->identity && strcmp(model->identity, want->prefix_identity) == 0,
-            .match = matched(b, &c),
             .order = b->order,
             .load = (b->running + 1) / ((b->slots > 0 ? b->slots : 32) * (b->weight > 0 ? b->weight : 1)),
         };
+        if (best && c.count < 0) {
+            chain_of(want->submit, &c);
+            best_merit.match = matched(best, &c);
+        }
+        if (best) m.match = matched(b, &c);
         if (best && !better(&m, &best_merit)) continue;
         best = b;
         best_merit = m;

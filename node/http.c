@@ -189,7 +189,7 @@ static enum err_code open_unix(struct http_front *front, const struct config_htt
 {
     struct http_door *door = &front->doors[0];
     if (!config->unix_path) return ERR_OK;
-    enum err_code code = http_uids(&config->uids, front->uids, e);
+    enum err_code code = config_uids(&config->uids, "http.unix.uids", front->uids, e);
     front->uid_count = config->uids.count;
     if (code == ERR_OK) code = http_listen_unix(&door->listen, config, e);
     if (code == ERR_OK) code = door_open(door, e);
@@ -248,6 +248,7 @@ void http_front_free(struct http_front *front)
     if (front->doors[1].daemon && url_file) (void)unlink(url_file);
     for (int i = 0; i < 2; i++) door_close(&front->doors[i]);
     http_parser_free(front->parser);
+    http_calls_free(front);
     if (front->leaving >= 0) {
         loop_fd_remove(loop, front->leaving);
         (void)close(front->leaving);

@@ -27,6 +27,7 @@ enum {
     HTTP_UNREAD_MAX = 4 << 20,  /* bytes of a stream a client may leave unread */
     HTTP_OFF_LOOP = 64 << 10,   /* larger bodies are parsed on the parser's thread */
     HTTP_PARSING_MAX = 64,      /* bodies waiting for it */
+    HTTP_SPARES_MAX = 128,
     HTTP_COMMENT_MS = 15000,    /* a stream that is silent for so long gets a comment; less in tests */
     HTTP_LINGER_MAX = 16 << 20, /* bytes past the limit, and time, that a refused body is read past */
     HTTP_LINGER_MS = 5000
@@ -48,8 +49,6 @@ ERR_CHECKED enum err_code http_keys_load(struct http_keys *out, const char *path
 void http_keys_release(struct http_keys *keys);
 /* The tenant of a key, NULL when it is none. Takes as long whichever it is. */
 const char *http_keys_tenant(const struct http_keys *keys, const char *key);
-/* Names or numbers into uids. Errors: ERR_INVALID. */
-ERR_CHECKED enum err_code http_uids(const struct config_list *list, uid_t out[CONFIG_LIST_MAX], struct err *e);
 /* Is a Host header one of this machine's own loopback names, or `bound`, the address listened on? The port does not
  * matter: it is a rebound name that must be kept out. */
 bool http_host_allowed(const char *host, const char *bound);
@@ -106,6 +105,8 @@ struct http_front {
     int comment_ms;             /* HTTP_COMMENT_MS */
     struct loop_timer sweep;    /* each second: comments into silent streams, connections that never get on */
     struct http_conn *conns;
+    struct http_call *spare;    /* ended ones, at most HTTP_SPARES_MAX, for the next */
+    int spares;
     struct http_parser *parser;
 };
 
@@ -148,6 +149,7 @@ enum MHD_Result http_call_handle(void *door, struct MHD_Connection *mhd, const c
 void http_call_completed(void *door, struct MHD_Connection *mhd, void **call, enum MHD_RequestTerminationCode why);
 /* The client's end was closed: the work stops now, the connection is let go. */
 void http_call_leave(struct http_call *call);
+void http_calls_free(struct http_front *front); /* the spare ones */
 /* Once a second. */
 void http_call_sweep(struct http_call *call, int64_t now_us);
 /* A body parsed on the other thread is back; takes the submit (NULL: see e). */

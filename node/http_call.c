@@ -3,13 +3,14 @@
  *   READING ─ body complete ─► (PARSING, large bodies) ─► RUNNING ─ first token, done or error ─► ANSWERING ─► gone
  *
  * libmicrohttpd calls http_call_handle() for each piece of the body, once at its end, and once after each resume.
- * While PARSING and RUNNING the connection is suspended. Headers are held until the first token, so that whatever
+ * While PARSING, and where RUNNING takes longer than a few turns of the loop, the connection is suspended. Headers are held until the first token, so that whatever
  * happens before has its true status. A stream is then fed by stream_read(), which suspends again when it has caught up.
  */
 #include "node/http.h"
 
 #include "base/clock.h"
 #include "base/textlog.h"
+#include "base/word.h"
 
 #include <sodium.h>
 #include <stdlib.h>
@@ -17,13 +18,16 @@
 #include <sys/socket.h>
 
 enum step { READING, PARSING, RUNNING, ANSWERING };
+enum { LOOKS_MAX = 4, BODY_BYTES = 64 << 10 /* that a head may have made room for */ };
 
 struct http_call {
     struct http_conn *conn;
+    struct http_call *spare_next;
     struct MHD_Connection *mhd;
     struct http_head head;
     enum step step;
     bool suspended, gone;
+    int looks;                    /* how often an answer was looked for before suspending */
     bool lingering;               /* refused in the middle of its body: nothing more is answered */
     struct err refusal;           /* of the head, answered when the body has been read past */
     int64_t received;             /* bytes of body */
@@ -31,6 +35,7 @@ struct http_call {
     uint64_t handle;              /* of the running request; 0: none */
     struct openai_reply *reply;
     bool stream, streaming;       /* asked for; headers are out */
+    bool repeated;                /* the answer is another request's of the same idempotency key */
     bool finished;                /* done or error came */
     bool broken;                  /* nothing good can follow: close */
     struct buf out;               /* the body, or what of the stream was not sent yet from `sent` on */
@@ -91,16 +96,18 @@ static void add_common_headers(const struct http_call *call, struct MHD_Response
     if (!call->head.cors) return;
     add_header(response, "Access-Control-Allow-Origin", call->head.cors);
     add_header(response, "Access-Control-Expose-Headers",
-               "x-request-id, x-rung-tier, x-rung-backend, x-rung-reason, retry-after, retry-after-ms");
+               "x-request-id, x-rung-tier, x-rung-backend, x-rung-reason, idempotent-replayed, retry-after, "
+               "retry-after-ms");
     add_header(response, "Vary", "Origin");
 }
 
 static void add_answer_headers(const struct http_call *call, struct MHD_Response *response)
 {
     const struct node *node = node_of(call);
-    add_header(response, "x-rung-tier", tier_name(call->tier));
+    if (call->tier != TIER_NONE) add_header(response, "x-rung-tier", tier_name(call->tier));
     add_header(response, "x-rung-backend", call->backend);
     add_header(response, "x-rung-reason", call->reason);
+    if (call->repeated) add_header(response, "idempotent-replayed", "true");
     add_number(response, "openai-processing-ms", (clock_mono_us() - call->began_us) / 1000);
     int left = node->config->requests_max - request_count(node);
     add_number(response, "x-ratelimit-limit-requests", node->config->requests_max);
@@ -149,7 +156,7 @@ static void add_retry_headers(const struct http_call *call, unsigned status, str
         add_number(response, "retry-after", (wait_ms + 999) / 1000);
         add_number(response, "retry-after-ms", wait_ms);
     }
-    if (status == 429 || status >= 500) add_header(response, "x-should-retry", call->retryable ? "true" : "false");
+    if (status == 409 || status == 429 || status >= 500) add_header(response, "x-should-retry", call->retryable ? "true" : "false");
 }
 
 static enum MHD_Result reply_error(struct http_call *call)
@@ -212,9 +219,13 @@ static void on_start(void *ctx, const struct msg_start *start)
     struct http_call *call = ctx;
     openai_reply_start(call->reply, start);
     if (call->streaming) return; /* the headers have told of the first that answered */
+    if (start->id && strcmp(start->id, call->id) != 0) { /* a repeat: this is that request's answer */
+        call->repeated = true;
+        word_copy(call->id, sizeof call->id, start->id);
+    }
     call->tier = start->tier;
-    (void)snprintf(call->backend, sizeof call->backend, "%s", start->backend ? start->backend : "");
-    (void)snprintf(call->reason, sizeof call->reason, "%s", start->reason ? start->reason : "");
+    word_copy(call->backend, sizeof call->backend, start->backend);
+    word_copy(call->reason, sizeof call->reason, start->reason);
 }
 
 /* Our own end of it: the request is cancelled when the handler runs next, outside of the sink's call. */
@@ -284,7 +295,7 @@ static void submit_free(struct msg_submit *submit)
     free(submit);
 }
 
-/* Takes the submit. The connection must be suspended when this returns true. */
+/* Takes the submit. An answer is waited for when this returns true. */
 static bool run_submit(struct http_call *call, struct msg_submit *submit, struct err *e)
 {
     struct node *node = node_of(call);
@@ -313,6 +324,13 @@ static enum MHD_Result wait_suspended(struct http_call *call, enum step step)
     return MHD_YES;
 }
 
+/* What is answered within a few turns of the loop is not suspended for it, which would cost more than looking again. */
+static enum MHD_Result wait_running(struct http_call *call)
+{
+    call->step = RUNNING;
+    return call->looks++ < LOOKS_MAX ? MHD_YES : wait_suspended(call, RUNNING);
+}
+
 static enum MHD_Result parse_body(struct http_call *call)
 {
     enum openai_endpoint endpoint = call->head.endpoint == HTTP_CHAT ? OPENAI_CHAT : OPENAI_COMPLETION;
@@ -331,7 +349,7 @@ static enum MHD_Result parse_body(struct http_call *call)
                                 : err_set(&e, ERR_MEMORY, "out of memory");
     buf_release(&call->body);
     if (code != ERR_OK) free(submit);
-    else if (run_submit(call, submit, &e)) return wait_suspended(call, RUNNING);
+    else if (run_submit(call, submit, &e)) return wait_running(call);
     return refuse(call, &e);
 }
 
@@ -385,8 +403,8 @@ static enum MHD_Result reply_feedback(struct http_call *call)
     if (code == ERR_OK && strlen(id) >= sizeof label.request)
         code = err_set_param(&e, ERR_INVALID, "request_id", "request_id is longer than %zu characters", sizeof label.request - 1);
     if (code != ERR_OK) return refuse(call, &e);
-    (void)snprintf(label.request, sizeof label.request, "%s", id);
-    (void)snprintf(label.note, sizeof label.note, "%s", feedback.note);
+    word_copy(label.request, sizeof label.request, id);
+    word_copy(label.note, sizeof label.note, feedback.note);
     code = node->log ? log_label_add(node->log, &label) : ERR_UNAVAILABLE;
     if (code != ERR_OK) {
         err_set(&e, code, node->log ? "the log's queue is full" : "this node keeps no log (log.path)");
@@ -498,7 +516,7 @@ static enum MHD_Result answer(struct http_call *call)
         add_answer_headers(call, response);
         return queue(call, 200, response);
     }
-    return wait_suspended(call, RUNNING);
+    return wait_running(call);
 }
 
 /* ---- libmicrohttpd's side ---- */
@@ -522,11 +540,40 @@ static void new_id(struct http_front *front, char out[33])
     out[32] = 0;
 }
 
+static struct http_call *call_new(struct http_front *front)
+{
+    struct http_call *call = front->spare;
+    if (!call) return calloc(1, sizeof *call);
+    front->spare = call->spare_next;
+    front->spares--;
+    memset(call, 0, sizeof *call);
+    return call;
+}
+
+static void call_free(struct http_front *front, struct http_call *call)
+{
+    if (front->spares == HTTP_SPARES_MAX) {
+        free(call);
+        return;
+    }
+    call->spare_next = front->spare;
+    front->spare = call;
+    front->spares++;
+}
+
+void http_calls_free(struct http_front *front)
+{
+    for (struct http_call *call = front->spare, *next; call; call = next) {
+        next = call->spare_next;
+        free(call);
+    }
+}
+
 static struct http_call *call_open(struct http_door *door, struct MHD_Connection *mhd, const char *url, const char *method)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     struct http_conn *conn = info ? info->socket_context : NULL;
-    struct http_call *call = conn ? calloc(1, sizeof *call) : NULL;
+    struct http_call *call = conn ? call_new(door->front) : NULL;
     if (!call) return NULL;
     struct node *node = door->front->node;
     call->conn = conn;
@@ -549,6 +596,9 @@ static enum MHD_Result take_body(struct http_call *call, const char *data, size_
     if (call->lingering && call->received > most + HTTP_LINGER_MAX) return MHD_NO;
     if (call->received > most && !call->lingering && refuse_and_linger(call) != MHD_YES) return MHD_NO;
     bool wanted = call->refusal.code == ERR_OK && !call->lingering;
+    int64_t length = call->head.content_length;
+    if (wanted && call->body.len == 0 && length > (int64_t)*size)
+        (void)buf_reserve(&call->body, length < BODY_BYTES ? (size_t)length : BODY_BYTES);
     if (wanted && buf_add(&call->body, data, *size) != ERR_OK) return MHD_NO;
     *size = 0;
     return MHD_YES;
@@ -607,13 +657,14 @@ void http_call_completed(void *door, struct MHD_Connection *mhd, void **ctx, enu
     if (!call) return;
     *ctx = NULL;
     call_cancel(call);
-    if (call->step == PARSING) http_parser_forget(front_of(call)->parser, call);
+    struct http_front *front = front_of(call);
+    if (call->step == PARSING) http_parser_forget(front->parser, call);
     call->conn->call = NULL;
     call->conn->idle_since_us = clock_mono_us();
     openai_reply_free(call->reply);
     buf_release(&call->body);
     buf_release(&call->out);
-    free(call);
+    call_free(front, call);
 }
 
 void http_call_leave(struct http_call *call)

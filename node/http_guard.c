@@ -2,7 +2,6 @@
 #include "node/http.h"
 
 #include <errno.h>
-#include <pwd.h>
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,22 +84,6 @@ const char *http_keys_tenant(const struct http_keys *keys, const char *key)
 }
 
 /* ---- uids ---- */
-
-enum err_code http_uids(const struct config_list *list, uid_t out[CONFIG_LIST_MAX], struct err *e)
-{
-    for (int i = 0; i < list->count; i++) {
-        char *end = NULL;
-        unsigned long number = strtoul(list->items[i], &end, 10);
-        if (list->items[i][0] >= '0' && list->items[i][0] <= '9' && *end == 0 && number < UINT32_MAX) {
-            out[i] = (uid_t)number;
-            continue;
-        }
-        const struct passwd *user = getpwnam(list->items[i]);
-        if (!user) return err_set(e, ERR_INVALID, "http.unix.uids: there is no user '%s'", list->items[i]);
-        out[i] = user->pw_uid;
-    }
-    return ERR_OK;
-}
 
 /* ---- Host and Origin ---- */
 

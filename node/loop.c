@@ -42,6 +42,8 @@ struct loop {
     int socket_count;
     struct loop_timer **heap; /* (timer_count) */
     int timer_count, timer_cap;
+    struct loop_timer *soon, **soon_end; /* of 0 ms, for the next turn */
+    struct loop_timer *turning;          /* those of this turn that are still to run */
     pthread_mutex_t lock; /* posts */
     struct post *posts;
     int post_count, post_cap;
@@ -87,6 +89,7 @@ enum err_code loop_new(struct loop **out, struct err *e)
     (void)pthread_sigmask(SIG_BLOCK, &set, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
     pthread_mutex_init(&loop->lock, NULL);
+    loop->soon_end = &loop->soon;
     loop->epoll = epoll_create1(EPOLL_CLOEXEC);
     loop->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     loop->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -256,9 +259,30 @@ static void heap_down(struct loop *loop, int i)
     heap_put(loop, i, timer);
 }
 
+static void soon_remove(struct loop *loop, struct loop_timer *timer)
+{
+    if (loop->soon_end == &timer->next) loop->soon_end = timer->prev;
+    *timer->prev = timer->next;
+    if (timer->next) timer->next->prev = timer->prev;
+    timer->slot = 0;
+}
+
+static void soon_add(struct loop *loop, struct loop_timer *timer)
+{
+    timer->slot = -1;
+    timer->next = NULL;
+    timer->prev = loop->soon_end;
+    *loop->soon_end = timer;
+    loop->soon_end = &timer->next;
+}
+
 void loop_timer_stop(struct loop *loop, struct loop_timer *timer)
 {
     if (!timer->slot) return;
+    if (timer->slot < 0) {
+        soon_remove(loop, timer);
+        return;
+    }
     int i = timer->slot - 1;
     timer->slot = 0;
     struct loop_timer *last = loop->heap[--loop->timer_count];
@@ -271,6 +295,13 @@ void loop_timer_stop(struct loop *loop, struct loop_timer *timer)
 void loop_timer_start(struct loop *loop, struct loop_timer *timer, int64_t after_ms, void (*fn)(void *ctx), void *ctx)
 {
     loop_timer_stop(loop, timer);
+    timer->fn = fn;
+    timer->ctx = ctx;
+    if (after_ms <= 0) {
+        timer->due_us = loop->now_us;
+        soon_add(loop, timer);
+        return;
+    }
     if (loop->timer_count == loop->timer_cap) {
         int cap = loop->timer_cap ? loop->timer_cap * 2 : 64;
         assert(cap <= TIMERS_MAX); /* each timer belongs to a bounded thing */
@@ -280,16 +311,29 @@ void loop_timer_start(struct loop *loop, struct loop_timer *timer, int64_t after
         loop->timer_cap = cap;
     }
     timer->due_us = clock_mono_us() + after_ms * 1000;
-    timer->fn = fn;
-    timer->ctx = ctx;
     heap_put(loop, loop->timer_count, timer);
     heap_up(loop, loop->timer_count++);
 }
 
+/* Those that were there at the turn's start: one that starts itself again waits for the next turn. */
+static void run_soon(struct loop *loop)
+{
+    if (!loop->soon) return;
+    loop->turning = loop->soon;
+    loop->turning->prev = &loop->turning;
+    loop->soon = NULL;
+    loop->soon_end = &loop->soon;
+    while (loop->turning && !loop->stopped) {
+        struct loop_timer *timer = loop->turning;
+        soon_remove(loop, timer);
+        timer->fn(timer->ctx);
+    }
+}
+
 static void run_timers(struct loop *loop)
 {
-    /* Only those due at the turn's start: a timer of 0 ms that starts itself again waits for the next turn. */
-    int64_t now = loop->now_us;
+    int64_t now = loop->now_us; /* only those due at the turn's start */
+    run_soon(loop);
     while (loop->timer_count && loop->heap[0]->due_us <= now && !loop->stopped) {
         struct loop_timer *timer = loop->heap[0];
         loop_timer_stop(loop, timer);
@@ -339,6 +383,7 @@ void loop_run_posts(struct loop *loop)
 
 static long wait_ms(const struct loop *loop)
 {
+    if (loop->soon) return 0;
     if (!loop->timer_count) return 1000;
     int64_t left = loop->heap[0]->due_us - clock_mono_us();
     if (left <= 0) return 0;

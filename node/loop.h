@@ -28,12 +28,14 @@ typedef void loop_zmq_fn(void *ctx);
 ERR_CHECKED enum err_code loop_zmq_set(struct loop *loop, void *socket, loop_zmq_fn *fn, void *ctx, struct err *e);
 void loop_zmq_remove(struct loop *loop, void *socket);
 
-/* A timer lies in its owner's struct, zeroed before first use. Starting again moves it. */
+/* A timer lies in its owner's struct, zeroed before first use. Starting again moves it. One of 0 ms is run in the next turn,
+ * in the order of starting. */
 struct loop_timer {
     int64_t due_us;
     void (*fn)(void *ctx);
     void *ctx;
-    int slot; /* place in the heap + 1; 0: not running */
+    int slot; /* 0: not running; place in the heap + 1; -1: of 0 ms, in a list */
+    struct loop_timer *next, **prev;
 };
 void loop_timer_start(struct loop *loop, struct loop_timer *timer, int64_t after_ms, void (*fn)(void *ctx), void *ctx);
 void loop_timer_stop(struct loop *loop, struct loop_timer *timer);

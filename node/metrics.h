@@ -18,6 +18,7 @@ struct metrics;
     X(METRIC_WIRE_REFUSED,        "rung_wire_refused_total",           "ZeroMQ messages refused: damaged, oversize, unknown type or version") \
     X(METRIC_REQUESTS,            "rung_requests_total",               "requests taken")                                  \
     X(METRIC_REQUESTS_FAILED,     "rung_requests_failed_total",        "requests that ended in an error")                 \
+    X(METRIC_REQUESTS_REPEATED,   "rung_requests_repeated_total",      "requests answered by another of the same idempotency key, running or ended") \
     X(METRIC_REQUESTS_CANCELLED,  "rung_requests_cancelled_total",     "requests whose client went away")                 \
     X(METRIC_REQUESTS_REFUSED,    "rung_requests_refused_total",       "requests refused because a queue or table was full") \
     X(METRIC_ESCALATIONS,         "rung_escalations_total",            "requests moved up a tier while the edge was answering") \

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct life {
@@ -83,9 +84,24 @@ static enum err_code open_fronts(struct node *node, bool worker, struct err *e)
     return code;
 }
 
+/* With the folders above it, as `mkdir -p` does. */
+static enum err_code make_state_dir(const struct config *c, struct err *e)
+{
+    char path[4096];
+    (void)snprintf(path, sizeof path, "%s", c->state_dir ? c->state_dir : ".");
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        (void)mkdir(path, 0755); /* there already, or the last one tells why */
+        *slash = '/';
+    }
+    if (mkdir(path, 0755) == 0 || errno == EEXIST) return ERR_OK;
+    return err_set(e, ERR_IO, "node.state_dir %s cannot be made: %s", path, strerror(errno));
+}
+
 static enum err_code node_open(struct node *node, bool worker, struct err *e)
 {
     enum err_code code = loop_new(&node->loop, e);
+    if (code == ERR_OK) code = make_state_dir(node->config, e);
     if (code == ERR_OK) code = open_links(node, e);
     if (code == ERR_OK) code = open_log(node, e);
     if (code == ERR_OK) code = node_policy_open(node, e);

@@ -124,6 +124,7 @@ static void on_error(struct uplink *up, const struct msg *msg)
     }
     textlog(TEXTLOG_WARN, "peer_error", "peer=%s code=%s message=%s", up->remote.name, err_name(msg->body.error.code),
             textlog_quote(msg->body.error.message, quoted, sizeof quoted));
+    if (!up->up) up->ops->on_down(up->ctx, msg->body.error.message); /* it does not want us: /ready tells why */
 }
 
 static void on_message(struct uplink *up, struct msg *msg)

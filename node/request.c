@@ -17,10 +17,12 @@
  *
  * A tier differs only in its fronts, backends and policy.
  */
+#include "node/idempotency.h"
 #include "node/request.h"
 
 #include "base/clock.h"
 #include "base/textlog.h"
+#include "base/word.h"
 
 #include <stdarg.h>
 #include <stddef.h>
@@ -126,6 +128,7 @@ static void limits_of(struct request *r, const struct tier_state state[TIERS], s
         .needs_json = s->has_json_format,
         .needs_parts = s->has_parts,
         .dice = node_dice(s->id, 0),
+        .brief = true,
     };
     /* What the node below has chosen stands while that tier is there. */
     if (s->tier != TIER_NONE && s->tier > out->self && s->forced == TIER_NONE && state[s->tier].available)
@@ -189,6 +192,22 @@ static void decided(struct request *r, const struct decision *d, bool from_below
     r->degraded = d->degraded;
 }
 
+/* Which field of the request no tier is able to serve. */
+static const char *field_at_fault(const struct request *r, const struct tier_state state[TIERS], enum err_code refusal)
+{
+    const struct msg_submit *s = r->submit;
+    bool tools = false, json = false;
+    for (int t = 0; t < TIERS; t++) {
+        tools |= state[t].configured && state[t].can_tools;
+        json |= state[t].configured && state[t].can_json;
+    }
+    if (refusal == ERR_CONTEXT) return s->completion ? "prompt" : "messages";
+    if (refusal != ERR_UNSUPPORTED) return NULL;
+    if (s->has_tools && !tools) return "tools";
+    if (s->has_json_format && !json) return "response_format";
+    return s->has_parts ? "messages" : NULL;
+}
+
 static void step_decide(struct request *r)
 {
     struct node *node = r->node;
@@ -210,6 +229,7 @@ static void step_decide(struct request *r)
     if (d.tier == TIER_NONE) {
         if (!r->decided) r->decision = d;
         r->reason = REASON_REFUSED;
+        if (r->last_error.code == ERR_OK) r->last_error.param = field_at_fault(r, state, d.refusal);
         fail_for_good(r, d.refusal, d.why);
         return;
     }
@@ -345,7 +365,13 @@ static void release(struct request *r)
     msg_submit_release(r->submit);
     free(r->submit);
     arena_release(&r->arena);
-    free(r);
+    if (t->spares == SPARES_MAX) {
+        free(r);
+        return;
+    }
+    r->hash_next = t->spare;
+    t->spare = r;
+    t->spares++;
 }
 
 static void count_end(struct node *node)
@@ -446,8 +472,13 @@ void request_finish(struct request *r, const struct msg_done *last)
 void request_cancel(struct node *node, uint64_t handle)
 {
     struct request *r = request_find(node->requests, handle);
-    if (!r) return;
+    if (!r) {
+        (void)idempotency_leave(node->requests->keys, handle);
+        return;
+    }
     request_call_stop(r, "cancelled", "the client went away");
+    textlog(TEXTLOG_INFO, "request_cancelled", "request=%s after_ms=%lld", r->submit->id ? r->submit->id : "",
+            (long long)(clock_mono_us() - r->start_us) / 1000);
     metrics_add(node->metrics, METRIC_REQUESTS_CANCELLED, 1);
     request_log(r, ERR_CANCELLED, "the client went away", NULL);
     count_end(node);
@@ -493,14 +524,23 @@ void request_choices_reset(struct request *r)
         choice_reset(&r->choices[i], i < s->prefix_count ? &s->prefixes[i] : NULL);
     r->tokens_identity[0] = 0;
     r->tokens_mixed = s->prefix_count > 0 && !s->prefix_identity;
-    if (s->prefix_identity) (void)snprintf(r->tokens_identity, sizeof r->tokens_identity, "%s", s->prefix_identity);
+    if (s->prefix_identity) word_copy(r->tokens_identity, sizeof r->tokens_identity, s->prefix_identity);
     r->prefix_tokens = 0;
     r->reasoning_tokens = 0;
 }
 
+static struct request *take_spare(struct request_table *t)
+{
+    struct request *r = t->spare;
+    if (!r) return malloc(sizeof *r);
+    t->spare = r->hash_next;
+    t->spares--;
+    return r;
+}
+
 static struct request *request_new(struct node *node, struct msg_submit *submit, const struct sink *sink, const char *front)
 {
-    struct request *r = malloc(sizeof *r);
+    struct request *r = take_spare(node->requests);
     int n = submit->params.n > 1 ? (int)submit->params.n : 1;
     if (n > MSG_CHOICES_MAX) n = MSG_CHOICES_MAX;
     struct choice *choices = calloc((size_t)n, sizeof *choices);
@@ -519,7 +559,7 @@ static struct request *request_new(struct node *node, struct msg_submit *submit,
         buf_init(&choices[i].content, (size_t)node->config->request_bytes_max);
         buf_init(&choices[i].reasoning, (size_t)node->config->request_bytes_max);
     }
-    (void)snprintf(r->front, sizeof r->front, "%s", front);
+    word_copy(r->front, sizeof r->front, front);
     arena_init(&r->arena, (size_t)node->config->request_bytes_max);
     r->held_end = &r->held;
     r->start_us = clock_mono_us();
@@ -562,20 +602,28 @@ static void on_entered(void *ctx)
 }
 
 /* Every hop and every retry must draw alike, so the first node chooses; 31 bits pass through any JSON. */
-static void choose_seed(struct msg_submit *submit)
+static void choose_seed(struct request_table *t, struct msg_submit *submit)
 {
-    uint32_t seed = 0;
+    uint32_t seed = (uint32_t)clock_mono_us();
     if (submit->params.given & PARAM_SEED) return;
-    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) < 0) seed = (uint32_t)clock_mono_us();
+    if (t->random_left == 0 && getrandom(t->random, sizeof t->random, GRND_NONBLOCK) == (ssize_t)sizeof t->random)
+        t->random_left = sizeof t->random;
+    if (t->random_left) memcpy(&seed, t->random + (t->random_left -= (int)sizeof seed), sizeof seed);
     submit->params.seed = seed & 0x7fffffff;
     submit->params.given |= PARAM_SEED;
 }
 
 uint64_t request_submit(struct node *node, struct msg_submit *submit, const struct sink *sink, const char *front)
 {
+    if (idempotency_wanted(node, submit)) return idempotency_submit(node->requests->keys, submit, sink, front);
+    return request_begin(node, submit, sink, front);
+}
+
+uint64_t request_begin(struct node *node, struct msg_submit *submit, const struct sink *sink, const char *front)
+{
     struct request_table *t = node->requests;
     metrics_add(node->metrics, METRIC_REQUESTS, 1);
-    choose_seed(submit);
+    choose_seed(t, submit);
     struct request *r = request_new(node, submit, sink, front);
     if (!r) {
         msg_submit_release(submit);

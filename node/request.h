@@ -6,7 +6,7 @@
 
 #include "base/buf.h"
 
-enum { TRIED_MAX = 16, HELD_BYTES_MAX = 4 << 20, TENANTS_MAX = 4096, CONVERSATIONS_MAX = 4096,
+enum { TRIED_MAX = 16, HELD_BYTES_MAX = 4 << 20, TENANTS_MAX = 4096, CONVERSATIONS_MAX = 4096, SPARES_MAX = 128,
        CORE_BUCKETS = 8 /* easy prompts need fewer tokens of core than hard ones */ };
 
 enum request_step { STEP_CLASSIFY, STEP_DECIDE, STEP_DISPATCH, STEP_WAIT, STEP_RUN, STEP_END };
@@ -98,7 +98,9 @@ struct request {
     struct msg_hop remote_hops[MSG_HOPS_MAX]; /* as told by the last peer; strings in the arena */
 };
 
+struct idempotency;
 struct request_table {
+    struct idempotency *keys;
     struct request **buckets;   /* (bucket_count), by handle */
     int bucket_count, count;
     struct request *all;
@@ -107,7 +109,11 @@ struct request_table {
     uint64_t last_handle;
     uint64_t stepping;          /* the request whose steps are being taken; 0: none */
     bool step_again;            /* it wants the next one */
+    struct request *spare;      /* ended ones, at most SPARES_MAX, for the next: they are large */
+    int spares;
     struct loop_timer wake_timer;
+    unsigned char random[256];  /* for seeds: the kernel is asked once for many */
+    int random_left;
     double ended_per_s;         /* running mean */
     int64_t last_end_us;
     double core_output_tokens[CORE_BUCKETS]; /* running means of what core says, by p[edge]; 0 until heard */
@@ -124,6 +130,7 @@ struct request_table {
 };
 
 /* request.c: the steps */
+uint64_t request_begin(struct node *node, struct msg_submit *submit, const struct sink *sink, const char *front); /* whatever its key */
 void request_step_soon(struct request *r, enum request_step step);
 void request_fail(struct request *r, enum err_code code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void request_finish(struct request *r, const struct msg_done *done);

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/textlog.h"
+#include "base/word.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@ static bool is_peer(const struct backend *b)
 
 static void copy_word(char out[LOG_WORD], const char *text)
 {
-    (void)snprintf(out, LOG_WORD, "%s", text ? text : "");
+    word_copy(out, LOG_WORD, text);
 }
 
 /* ---- what a call costs ---- */
@@ -41,9 +42,9 @@ static void hop_end(struct request *r, const char *outcome, const char *error, d
     if (call->first_us) hop->ttft_ms = (double)(call->first_us - call->start_us) / 1000;
     copy_word(hop->backend, call->backend_name);
     copy_word(hop->model, call->model);
-    (void)snprintf(hop->request, sizeof hop->request, "%s", r->submit->id ? r->submit->id : "");
-    (void)snprintf(hop->outcome, sizeof hop->outcome, "%s", outcome);
-    (void)snprintf(hop->error, sizeof hop->error, "%s", error ? error : "");
+    word_copy(hop->request, sizeof hop->request, r->submit->id);
+    word_copy(hop->outcome, sizeof hop->outcome, outcome);
+    word_copy(hop->error, sizeof hop->error, error);
     r->hop_count++;
 }
 
@@ -173,7 +174,7 @@ static void on_start(void *ctx, const struct msg_start *start)
             if (!r->scores.known[i] && start->p[i] >= 0) r->decision.p[i] = start->p[i];
     }
     if (start->model && start->model[0]) copy_word(call->model, start->model);
-    if (start->identity) (void)snprintf(call->identity, sizeof call->identity, "%s", start->identity);
+    if (start->identity) word_copy(call->identity, sizeof call->identity, start->identity);
     if (r->first_tier == TIER_NONE || !r->shown) {
         r->first_tier = call->tier;
         copy_word(r->first_model, call->model);
@@ -233,7 +234,7 @@ static void on_token(void *ctx, const struct msg_token *got)
         return;
     }
     if (!r->tokens_identity[0] && !r->tokens_mixed && call->identity[0])
-        (void)snprintf(r->tokens_identity, sizeof r->tokens_identity, "%s", call->identity);
+        word_copy(r->tokens_identity, sizeof r->tokens_identity, call->identity);
     if (request_hold_token(r, &token)) return;
     if (!token.text_len && token.channel != CHANNEL_TOOL && !token.has_logprob && !token.token_count) return;
     request_show_start(r);
@@ -263,7 +264,7 @@ static void on_done(void *ctx, const struct msg_done *done)
         struct choice *c = &r->choices[i];
         if (c->finished) continue;
         c->finished = true;
-        (void)snprintf(c->finish, sizeof c->finish, "%s", i < done->choices && done->finish[i] ? done->finish[i] : "stop");
+        word_copy(c->finish, sizeof c->finish, i < done->choices && done->finish[i] ? done->finish[i] : "stop");
     }
     int seen = call->completion_tokens;
     if (done->prompt_tokens > 0) call->prompt_tokens = (int)done->prompt_tokens;
@@ -353,7 +354,7 @@ void request_run(struct request *r)
     call->start_us = clock_mono_us();
     copy_word(call->model, model->name);
     copy_word(call->backend_name, backend->name);
-    if (model->identity) (void)snprintf(call->identity, sizeof call->identity, "%s", model->identity);
+    if (model->identity) word_copy(call->identity, sizeof call->identity, model->identity);
     call->price = (struct policy_price){model->price_input_usd, model->price_output_usd, model->price_reasoning_usd};
     if (model->price_input_usd <= 0 && model->price_output_usd <= 0) call->price = r->policy.price[r->tier];
     struct msg_prefix prefixes[MSG_CHOICES_MAX];

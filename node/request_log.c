@@ -2,6 +2,7 @@
 #include "node/request.h"
 
 #include "base/clock.h"
+#include "base/word.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,23 +28,14 @@ double request_core_price(const struct request *r, int64_t completion_tokens)
 
 static void word(char *out, size_t size, const char *text)
 {
-    (void)snprintf(out, size, "%s", text ? text : "");
+    word_copy(out, size, text);
 }
 
 /* The text goes along with the row; the writer's thread makes hash and sketch of it. */
-static void fill_text(struct request *r, struct log_row *row)
+static void fill_text(const struct request *r, struct log_row *row)
 {
-    const struct router_input *in = &r->input;
-    size_t context_len = in->context ? in->context_len : 0;
-    row->text = in->text ? malloc(in->text_len + context_len + 2) : NULL;
-    if (!row->text) return;
-    memcpy(row->text, in->text, in->text_len);
-    row->text[in->text_len] = 0;
-    if (context_len) memcpy(row->text + in->text_len + 1, in->context, context_len);
-    row->text[in->text_len + 1 + context_len] = 0;
-    row->about = *in;
-    row->about.text = row->text;
-    row->about.context = context_len ? row->text + in->text_len + 1 : NULL;
+    row->about = r->input;
+    row->has_text = r->input.text != NULL;
     row->wants_sketch = !r->submit->device_private && !r->policy.private_default;
 }
 

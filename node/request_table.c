@@ -1,7 +1,9 @@
 /* What outlives a request: the table itself, tenants' spending of the day, the tier of each conversation. */
+#include "node/idempotency.h"
 #include "node/request.h"
 
 #include "base/clock.h"
+#include "base/word.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +19,7 @@ enum err_code request_table_new(struct node *node, struct err *e)
     t->tenants = calloc(TENANTS_MAX, sizeof *t->tenants);
     t->wait_end = &t->wait_first;
     node->requests = t;
-    if (t->buckets && t->conversations && t->tenants) return ERR_OK;
+    if (t->buckets && t->conversations && t->tenants) return idempotency_new(&t->keys, node, e);
     request_table_free(node);
     return err_set(e, ERR_MEMORY, "no memory for the request table");
 }
@@ -31,6 +33,11 @@ void request_table_free(struct node *node)
         request_fail(r, ERR_DRAINING, "this node has stopped");
     }
     loop_timer_stop(node->loop, &t->wake_timer);
+    idempotency_free(t->keys);
+    for (struct request *r = t->spare, *next; r; r = next) {
+        next = r->hash_next;
+        free(r);
+    }
     free(t->buckets);
     free(t->conversations);
     free(t->tenants);
@@ -82,7 +89,7 @@ void tenant_spent(struct request_table *table, const char *tenant, int64_t wall_
     size_t i = slot(name, TENANTS_MAX);
     bool same = table->tenants[i].day == wall_ms / 86400000 && strcmp(table->tenants[i].name, name) == 0;
     if (!same) {
-        (void)snprintf(table->tenants[i].name, sizeof table->tenants[i].name, "%s", name);
+        word_copy(table->tenants[i].name, sizeof table->tenants[i].name, name);
         table->tenants[i].day = wall_ms / 86400000;
         table->tenants[i].usd = 0;
     }
@@ -100,6 +107,6 @@ void conversation_note(struct request_table *table, const char *conversation, en
 {
     if (!conversation || !conversation[0] || tier == TIER_NONE) return;
     size_t i = slot(conversation, CONVERSATIONS_MAX);
-    (void)snprintf(table->conversations[i].name, sizeof table->conversations[i].name, "%s", conversation);
+    word_copy(table->conversations[i].name, sizeof table->conversations[i].name, conversation);
     table->conversations[i].tier = tier;
 }

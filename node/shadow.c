@@ -225,6 +225,7 @@ void shadow_offer(struct request *r)
     sh->submit->deadline_ms = 0;
     sh->submit->tier = TIER_NONE;
     sh->submit->conversation = NULL;
+    sh->submit->idempotency = NULL; /* or it would be told the edge's own answer */
     *all->queue_end = sh;
     all->queue_end = &sh->next;
     all->queued++;

@@ -36,6 +36,8 @@ struct link {
     bool listen, connected; /* connected: of a DEALER, as its monitor last told */
     struct buf scratch;     /* a message being sent */
     char endpoint[ENDPOINT_MAX];
+    dev_t dev; /* of the socket's file that was made here */
+    ino_t ino;
 };
 
 /* ---- the context ---- */
@@ -212,6 +214,14 @@ static bool set_keys(struct link *link, const struct link_options *o)
            set_text(s, ZMQ_CURVE_SECRETKEY, o->keys->secret_key) && set_text(s, ZMQ_CURVE_SERVERKEY, o->server_key);
 }
 
+/* libzmq looks at the peer's credentials when it accepts. */
+static bool set_uids(struct link *link, const struct link_options *o)
+{
+    for (int i = 0; i < o->ipc_uid_count; i++)
+        if (zmq_setsockopt(link->socket, ZMQ_IPC_FILTER_UID, &o->ipc_uids[i], sizeof o->ipc_uids[i]) != 0) return false;
+    return true;
+}
+
 static bool open_monitor(struct link *link, void *zmq)
 {
     char name[64];
@@ -235,6 +245,11 @@ static enum err_code bind_link(struct link *link, const struct link_options *o, 
     if (rc != 0) return err_set(e, ERR_IO, "%s cannot be bound: %s", o->endpoint, zmq_strerror(why));
     if (ipc && chmod(path, o->ipc_mode ? (mode_t)o->ipc_mode & 0777 : 0600) != 0)
         return err_set(e, ERR_IO, "%s: its mode cannot be set: %s", path, strerror(errno));
+    struct stat st;
+    if (ipc && lstat(path, &st) == 0) {
+        link->dev = st.st_dev;
+        link->ino = st.st_ino;
+    }
     size_t size = sizeof link->endpoint;
     if (zmq_getsockopt(link->socket, ZMQ_LAST_ENDPOINT, link->endpoint, &size) != 0)
         return err_set(e, ERR_IO, "%s: %s", o->endpoint, zmq_strerror(errno));
@@ -259,7 +274,7 @@ enum err_code link_open(struct link **out, struct link_context *context, const s
     link->listen = options->listen;
     (void)snprintf(link->endpoint, sizeof link->endpoint, "%s", options->endpoint);
     link->socket = zmq_socket(context->zmq, options->listen ? ZMQ_ROUTER : ZMQ_DEALER);
-    if (!link->socket || !set_flow(link, options) || !set_role(link, options) || !set_keys(link, options) ||
+    if (!link->socket || !set_flow(link, options) || !set_role(link, options) || !set_keys(link, options) || !set_uids(link, options) ||
         !open_monitor(link, context->zmq))
         code = err_set(e, ERR_IO, "%s: the socket cannot be set up: %s", options->endpoint, zmq_strerror(errno));
     if (code == ERR_OK) code = options->listen ? bind_link(link, options, e) : connect_link(link, options, e);
@@ -271,9 +286,18 @@ enum err_code link_open(struct link **out, struct link_context *context, const s
     return ERR_OK;
 }
 
+/* libzmq leaves the file. It goes where it is still ours. */
+static void remove_file(const struct link *link)
+{
+    struct stat st;
+    const char *path = link->endpoint + strlen("ipc://");
+    if (link->ino && lstat(path, &st) == 0 && st.st_dev == link->dev && st.st_ino == link->ino) (void)unlink(path);
+}
+
 void link_close(struct link *link)
 {
     if (!link) return;
+    remove_file(link);
     if (link->socket) (void)zmq_socket_monitor(link->socket, NULL, 0);
     if (link->monitor) (void)zmq_close(link->monitor);
     if (link->socket) (void)zmq_close(link->socket);
@@ -360,6 +384,13 @@ static int drain(void *socket, zmq_msg_t *last)
     return n;
 }
 
+/* What our ZAP handler said of the key behind the connection. */
+static void take_key_name(struct link_peer *peer, zmq_msg_t *frame)
+{
+    const char *name = zmq_msg_gets(frame, "User-Id");
+    (void)snprintf(peer->key_name, sizeof peer->key_name, "%s", name ? name : "");
+}
+
 /* A ROUTER's first frame: who sent it. */
 static enum err_code take_peer(struct link_peer *peer, zmq_msg_t *frame, struct err *e)
 {
@@ -390,6 +421,7 @@ bool link_receive(struct link *link, struct link_peer *peer, struct msg *out, en
             return true;
         }
         if (!receive_frame(link->socket, &frame)) return false; /* cannot be: all frames of a message come together */
+        take_key_name(peer, &frame);
     }
     int extra = drain(link->socket, &frame);
     if (*code == ERR_OK && extra > 0)

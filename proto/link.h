@@ -7,6 +7,8 @@
 
 #include "proto/msg.h"
 
+#include <sys/types.h>
+
 /* Keys: CURVE pairs in files of mode 0600, Z85 text. */
 struct link_keys {
     char public_key[41], secret_key[41];
@@ -15,7 +17,8 @@ ERR_CHECKED enum err_code link_keys_make(struct link_keys *out, struct err *e);
 /* Two lines, `public=…` and `secret=…`. Write refuses to overwrite; read refuses a file others may read. */
 ERR_CHECKED enum err_code link_keys_write(const struct link_keys *keys, const char *path, struct err *e);
 ERR_CHECKED enum err_code link_keys_read(struct link_keys *out, const char *path, struct err *e);
-/* Allowed peers: one public key a line, `KEY name`, # comments (keys made here never begin with #). */
+/* Allowed peers: one public key a line, `KEY name`, # comments (keys made here never begin with #). The key of a line with
+ * a name may introduce itself as that node only. */
 struct link_peer_key {
     char public_key[41], name[64];
 };
@@ -44,6 +47,8 @@ struct link_options {
     const char *server_key;     /* DEALER with CURVE: the other side's public key */
     bool plain_loopback;
     int ipc_mode;               /* of a bound ipc socket's file; 0: 0600 */
+    const uid_t *ipc_uids;      /* (ipc_uid_count) who may connect to it; none: whoever the mode lets in */
+    int ipc_uid_count;
     int hwm;                    /* 0: 64 messages */
     int64_t message_bytes_max;  /* 0: MSG_BYTES_MAX */
 };
@@ -61,6 +66,7 @@ void *link_monitor(struct link *link); /* PAIR socket with connection events, fo
 struct link_peer { /* a routing id, as bytes */
     unsigned char bytes[LINK_PEER_MAX];
     int len;
+    char key_name[64]; /* received over CURVE: the name that its key has among the allowed; "" : none */
 };
 /* Encode and send; `peer` for a ROUTER, NULL for a DEALER. Errors: ERR_UNAVAILABLE (that peer is gone), ERR_FULL (its
  * queue is), and those of msg_encode. A DEALER knows from its monitor's events, as far as they have been received,
@@ -80,7 +86,7 @@ bool link_receive(struct link *link, struct link_peer *peer, struct msg *out, en
  * once all it had sent has been received. */
 enum link_event { LINK_CONNECTED, LINK_DISCONNECTED, LINK_REFUSED, LINK_OTHER };
 bool link_monitor_receive(struct link *link, enum link_event *event);
-/* Uid of the process behind an ipc peer cannot be told by ZeroMQ: ipc is guarded by the socket file's mode and its
- * folder; listeners check the folder is not writable by others (link_open: ERR_FORBIDDEN). */
+/* An ipc socket is guarded by its file's mode, by the uids where some are given (others are disconnected at once, before
+ * a handshake, so that no event tells of it), and by its folder, which others may not write in (link_open: ERR_FORBIDDEN). */
 
 #endif

@@ -159,6 +159,7 @@ struct msg_start {
     const char *backend, *model, *identity, *reason, *node;
     bool degraded;
     double p[TIERS], threshold;    /* the decision's numbers; p < 0: unknown */
+    int64_t created_s;             /* when the answer was begun; 0: now. Not on the wire */
 };
 
 enum msg_channel { CHANNEL_CONTENT, CHANNEL_REASONING, CHANNEL_TOOL };

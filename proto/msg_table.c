@@ -71,7 +71,7 @@ static const struct msg_field SUBMIT_FIELDS[] = {
     F(1, id, KIND_TEXT, MUST, WORD, "request id, unique for a day; the same on every hop and every resend"),
     F(2, tenant, KIND_TEXT, MAY, WORD, ""),
     F(3, conversation, KIND_TEXT, MAY, WORD, ""),
-    F(4, idempotency, KIND_TEXT, MAY, WORD, ""),
+    F(4, idempotency, KIND_TEXT, MAY, WORD, "a client's key: a repeat joins or gets the same answer (docs/http.md)"),
     F(5, traceparent, KIND_TEXT, MAY, WORD, "W3C trace context"),
     F(6, model, KIND_TEXT, MAY, WORD, "as asked: `auto`, a tier's name, or a model's"),
     F(7, completion, KIND_BOOL, MAY, 0, "`/v1/completions`: `prompt` instead of `messages`"),

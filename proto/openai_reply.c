@@ -106,6 +106,12 @@ void openai_reply_start(struct openai_reply *r, const struct msg_start *start)
 {
     if (r->started) return; /* the reply's model is the first that answered */
     r->started = true;
+    if (start->created_s) r->created = start->created_s;
+    if (start->id && start->id[0] && strcmp(start->id, r->id) != 0) { /* told again, of an earlier request */
+        char *id = copy(start->id);
+        if (id) free(r->id);
+        if (id) r->id = id;
+    }
     r->model = copy(start->model);
     r->backend = copy(start->backend);
     r->reason = copy(start->reason);
@@ -558,6 +564,7 @@ static void write_choice(const struct openai_reply *r, int i, const char *finish
 enum err_code openai_body(struct openai_reply *r, const struct msg_done *d, struct buf *out)
 {
     if (!reply_ready(r)) return ERR_MEMORY;
+    (void)buf_reserve(out, 1500 + r->bytes + r->bytes / 8); /* or as it comes */
     buf_addc(out, '{');
     write_identity(r, false, out);
     for (int i = 0; i < r->choice_count; i++) write_choice(r, i, finish_of(d, i), out);

@@ -109,10 +109,24 @@ static enum err_code read_escape(struct reader *r, char **to)
     return ERR_OK;
 }
 
+/* Skips ASCII that stands for itself in a string, eight bytes at a time; stops somewhere before whatever does not. */
+static const char *skip_plain(const char *p, const char *end)
+{
+    const uint64_t ones = 0x0101010101010101, tops = 0x8080808080808080;
+    for (; end - p >= 8; p += 8) {
+        uint64_t x;
+        memcpy(&x, p, sizeof x);
+        uint64_t quote = x ^ ones * '"', slash = x ^ ones * '\\';
+        uint64_t found = x | (x - ones * 0x20) | ((quote - ones) & ~quote) | ((slash - ones) & ~slash);
+        if (found & tops) break;
+    }
+    return p;
+}
+
 /* Length of what can be copied as it is. */
 static enum err_code plain_run(struct reader *r, size_t *out)
 {
-    const char *p = r->at;
+    const char *p = skip_plain(r->at, r->end);
     while (p < r->end && *p != '"' && *p != '\\') {
         if ((unsigned char)*p < 0x80) {
             if ((unsigned char)*p < 0x20) return wrong(r, p, "a control character in a string; it wants an escape");
@@ -130,9 +144,11 @@ static enum err_code plain_run(struct reader *r, size_t *out)
 /* The closing quote, found without looking at what is between: the decoded text cannot be longer. */
 static const char *string_end(const struct reader *r)
 {
-    for (const char *p = r->at; p < r->end; p++) {
+    for (const char *p = skip_plain(r->at, r->end); p < r->end;) {
         if (*p == '"') return p;
-        if (*p == '\\') p++;
+        if (*p++ != '\\') continue;
+        if (p == r->end) break;
+        p = skip_plain(p + 1, r->end); /* whatever is escaped */
     }
     return NULL;
 }
@@ -371,6 +387,8 @@ const char *tree_what(const struct tree *t, char *out, size_t size)
         (void)snprintf(out, size, "the number %.*s", (int)t->raw_len, t->raw);
     } else if (t->type == TREE_STRING && t->text_len <= 24) {
         (void)snprintf(out, size, "the string \"%s\"", t->text);
+    } else if ((t->type == TREE_ARRAY || t->type == TREE_OBJECT) && t->count == 0) {
+        (void)snprintf(out, size, "an empty %s", t->type == TREE_ARRAY ? "array" : "object");
     } else {
         (void)snprintf(out, size, "%s", NAMES[t->type]);
     }

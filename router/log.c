@@ -66,20 +66,55 @@ static enum err_code append_row(struct decision_log *log, struct entry *entry)
     return code;
 }
 
-/* Takes the pointers over even when memory ran out, so that there is one rule for the caller. */
-static struct decision_entry *decision_copy(struct log_row *row, const struct log_hop *hops, int hop_count, bool keep)
+/* One with room for so many bytes behind it: a spare one where it fits. */
+static struct decision_entry *decision_new(struct decision_log *log, size_t room)
 {
+    enum { STEP = 1024 };
+    (void)pthread_mutex_lock(&log->lock);
+    struct decision_entry *entry = (struct decision_entry *)log->spare;
+    bool fits = entry && entry->cap >= room;
+    if (fits) {
+        log->spare = entry->entry.next;
+        log->spares--;
+    }
+    (void)pthread_mutex_unlock(&log->lock);
+    if (fits) return entry;
+    size_t cap = (room + STEP - 1) / STEP * STEP;
+    entry = malloc(sizeof *entry + cap);
+    if (entry) entry->cap = cap;
+    return entry;
+}
+
+/* The text behind the hops, each part closed by a NUL. */
+static void copy_text(struct decision_entry *entry)
+{
+    struct router_input *about = &entry->row.about;
+    char *to = (char *)(entry->hops + entry->hop_count);
+    memcpy(to, about->text, about->text_len);
+    to[about->text_len] = 0;
+    about->text = to;
+    to += about->text_len + 1;
+    if (about->context) memcpy(to, about->context, about->context_len);
+    to[about->context ? about->context_len : 0] = 0;
+    if (about->context) about->context = to;
+}
+
+/* Takes the pointers over even when memory ran out, so that there is one rule for the caller. */
+static struct decision_entry *decision_copy(struct decision_log *log, struct log_row *row, const struct log_hop *hops, int hop_count)
+{
+    bool keep = log->store.store_prompts;
     if (hop_count < 0 || !hops) hop_count = 0;
     if (hop_count > HOPS_MAX) hop_count = HOPS_MAX;
-    struct decision_entry *entry = malloc(sizeof *entry + (size_t)hop_count * sizeof *hops);
+    if (!row->about.text) row->has_text = false;
+    size_t text = row->has_text ? row->about.text_len + (row->about.context ? row->about.context_len : 0) + 2 : 0;
+    struct decision_entry *entry = decision_new(log, (size_t)hop_count * sizeof *hops + text);
     if (entry) {
         entry->entry = (struct entry){.kind = ENTRY_DECISION};
         entry->row = *row;
         entry->hop_count = hop_count;
         if (hop_count > 0) memcpy(entry->hops, hops, (size_t)hop_count * sizeof *hops);
+        if (row->has_text) copy_text(entry);
     }
-    if (!entry) free(row->text);
-    row->text = NULL;
     if (!entry || !keep) {
         free(row->prompt);
         free(row->answer);
@@ -89,12 +124,19 @@ static struct decision_entry *decision_copy(struct log_row *row, const struct lo
     return entry;
 }
 
-void decision_free(struct decision_entry *entry)
+void decision_release(struct decision_entry *entry)
 {
     free(entry->row.prompt);
     free(entry->row.answer);
-    free(entry->row.text);
-    free(entry);
+    entry->row.prompt = entry->row.answer = NULL;
+}
+
+void decisions_free(struct entry *list)
+{
+    for (struct entry *next; list; list = next) {
+        next = list->next;
+        free(list);
+    }
 }
 
 static enum err_code no_memory(struct decision_log *log)
@@ -107,10 +149,12 @@ static enum err_code no_memory(struct decision_log *log)
 
 enum err_code log_decision(struct decision_log *log, struct log_row *row, const struct log_hop *hops, int hop_count)
 {
-    struct decision_entry *entry = decision_copy(row, hops, hop_count, log->store.store_prompts);
+    struct decision_entry *entry = decision_copy(log, row, hops, hop_count);
     if (!entry) return no_memory(log);
     enum err_code code = append_row(log, &entry->entry);
-    if (code != ERR_OK) decision_free(entry);
+    if (code == ERR_OK) return ERR_OK;
+    decision_release(entry);
+    free(entry);
     return code;
 }
 
@@ -250,6 +294,7 @@ static void log_free(struct decision_log *log)
     (void)pthread_cond_destroy(&log->settled);
     (void)pthread_mutex_destroy(&log->lock);
     sodium_memzero(log->key, sizeof log->key);
+    decisions_free(log->spare);
     free(log->path);
     free(log->node);
     free(log);

@@ -55,9 +55,8 @@ struct log_row {
     char *prompt, *answer;                /* malloc'd, taken by the log; stored only with store_prompts */
     /* Or, in place of prompt_hash and sketch: the text itself, from which the writer's thread makes both (a keyed sketch
      * costs more than the whole request path), and which it then forgets. */
-    char *text;                           /* malloc'd, taken by the log: the prompt, a NUL, the context; NULL: none */
-    struct router_input about;            /* its text and context lie in `text` */
-    bool wants_sketch;
+    struct router_input about;            /* its text and context are copied */
+    bool has_text, wants_sketch;
 };
 struct log_hop {
     char request[LOG_ID], node[LOG_WORD];
@@ -76,7 +75,7 @@ struct log_label {
     double value;                         /* 1 right … 0 wrong */
     char note[160];
 };
-/* ERR_FULL when the row was dropped (and counted). Any thread; never blocks on the disk. Nulls row->prompt, answer and text. */
+/* ERR_FULL when the row was dropped (and counted). Any thread; never blocks on the disk. Nulls row->prompt and answer. */
 enum err_code log_decision(struct decision_log *log, struct log_row *row, const struct log_hop *hops, int hop_count);
 enum err_code log_label_add(struct decision_log *log, const struct log_label *label);
 

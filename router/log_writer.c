@@ -18,12 +18,11 @@ enum { RETRY_MS = 50, RETRY_MS_MAX = 5000, REOPEN_AFTER = 4, TICK_MS = 60 * 1000
 
 static void measure_text(const struct decision_log *log, struct log_row *row)
 {
-    if (!row->text) return; /* none, or a batch tried again */
+    if (!row->has_text) return; /* none, or a batch tried again */
     log_prompt_hash(log, row->about.text, row->about.text_len, row->prompt_hash);
     if (row->wants_sketch) router_sketch(&row->about, log->key, row->sketch);
     row->has_sketch = row->wants_sketch;
-    free(row->text);
-    row->text = NULL;
+    row->has_text = false;
 }
 
 static int write_decision(struct store *store, const struct decision_entry *entry)
@@ -234,7 +233,7 @@ static int64_t entry_settle(struct decision_log *log, struct entry *entry, bool 
 {
     int64_t rows = 1;
     switch (entry->kind) {
-    case ENTRY_DECISION: decision_free((struct decision_entry *)entry); return rows;
+    case ENTRY_DECISION: decision_release((struct decision_entry *)entry); return rows; /* its memory is used again */
     case ENTRY_LABEL: break;
     case ENTRY_TASK: task_settle(log, (struct task *)entry, committed); return 0;
     case ENTRY_SHIP: ship_settle(log, (struct ship_entry *)entry, committed); rows = 0; break;
@@ -251,10 +250,15 @@ static int64_t entry_settle(struct decision_log *log, struct entry *entry, bool 
 static void batch_settle(struct decision_log *log, struct entry *batch, int count, bool committed, int64_t began_us)
 {
     int64_t written = 0, dropped = 0;
+    struct entry *spare = NULL;
     for (struct entry *e = batch, *next; e; e = next) {
         next = e->next;
         bool lost = !committed || e->refused;
+        bool decision = e->kind == ENTRY_DECISION, again = decision && ((struct decision_entry *)e)->cap <= SPARE_BYTES_MAX;
         int64_t rows = entry_settle(log, e, committed);
+        if (again) e->next = spare;
+        if (again) spare = e;
+        else if (decision) free(e);
         if (lost) dropped += rows;
         else written += rows;
     }
@@ -274,8 +278,16 @@ static void batch_settle(struct decision_log *log, struct entry *batch, int coun
     log->stats.last_batch_ms = (double)(clock_mono_us() - began_us) / 1000;
     if (log->waiting + log->in_hand < log->queue_rows / 2 && began_us > log->drop_told_us + DROP_QUIET_US)
         log->drop_told = false;
+    while (spare && log->spares < SPARES_MAX) {
+        struct entry *e = spare;
+        spare = e->next;
+        e->next = log->spare;
+        log->spare = e;
+        log->spares++;
+    }
     (void)pthread_cond_broadcast(&log->settled);
     (void)pthread_mutex_unlock(&log->lock);
+    decisions_free(spare);
 }
 
 /* ---- the thread ---- */

@@ -31,6 +31,7 @@ struct task {
 struct decision_entry {
     struct entry entry;
     struct log_row row;
+    size_t cap;            /* bytes behind it: hops, then text */
     int hop_count;
     struct log_hop hops[];
 };
@@ -74,6 +75,8 @@ struct decision_log {
     bool stop, drop_told;           /* told of until the queue is half empty and a minute has passed */
     int64_t drop_told_us;
     int64_t stop_ms;                /* with stop: give up then */
+    struct entry *spare;            /* settled decisions, at most SPARES_MAX (6 MiB), for the next */
+    int spares;
     struct log_stats stats;
 
     /* the writer's own */
@@ -82,7 +85,10 @@ struct decision_log {
     int failures;
 };
 
-void decision_free(struct decision_entry *entry);
+enum { SPARES_MAX = 512, SPARE_BYTES_MAX = 8192 /* a larger one is not kept */ };
+/* Everything of it but its own memory. */
+void decision_release(struct decision_entry *entry);
+void decisions_free(struct entry *list);
 /* The thread; `arg` is the log. Ends when the log stops and its queue is empty. */
 void *writer_run(void *arg);
 struct timespec at_mono_us(int64_t us); /* for a wait on `wake` or `settled` */

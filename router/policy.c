@@ -308,9 +308,10 @@ static void block_text(const struct scene *sc, enum tier t, char *out, size_t si
     case BLOCK_LIMIT: (void)snprintf(out, size, "%s is above the request's limit %s", name, tier_name(l->max)); break;
     case BLOCK_PRIVATE: (void)snprintf(out, size, "%s is off the device", name); break;
     case BLOCK_ABILITY:
-        (void)snprintf(out, size, "%s cannot do%s%s%s", name, l->needs_tools && !sc->state[t].can_tools ? " tools" : "",
-                       l->needs_json && !sc->state[t].can_json ? " json" : "",
-                       l->needs_parts && !sc->state[t].can_parts ? " content parts" : "");
+        (void)snprintf(out, size, "no tier that may answer here can %s: %s cannot",
+                       l->needs_tools && !sc->state[t].can_tools  ? "call tools"
+                       : l->needs_json && !sc->state[t].can_json ? "be held to JSON"
+                                                                 : "read content parts", name);
         break;
     case BLOCK_CONTEXT:
     case BLOCK_FORECAST_CONTEXT:
@@ -351,6 +352,8 @@ static void scores_text(const struct scene *sc, const tier_set set, enum tier ch
 static void why_text(const struct scene *sc, const tier_set set, enum tier ideal, enum tier wish, struct decision *d)
 {
     char a[96] = "", b[96] = "";
+    d->why[0] = '\0';
+    if (sc->limits->brief) return;
     scores_text(sc, set, d->tier, a, sizeof a);
     switch (d->reason) {
     case REASON_UNFAMILIAR:

@@ -52,6 +52,7 @@ struct decide_limits {
     int prompt_tokens, expected_tokens; /* estimates, for price and delay */
     bool needs_tools, needs_json, needs_parts;
     double dice;             /* uniform in [0, 1), from the request id: the same on every resend */
+    bool brief;              /* `why` is wanted of a refusal only: the sentence costs more than the choice */
 };
 
 /*        code                name             what it says */

@@ -53,6 +53,7 @@ struct cpu {
 
     /* One step. Rows of x, y, q … are columns of the batch. */
     const struct batch *batch;
+    bool abandoned;           /* nobody wants it any more: written by member 0, read by all between two barriers */
     float *x, *y;             /* (cols, embedding) residual stream; what a block adds to it */
     float *q, *k, *v, *attn;  /* (cols, q_dim / kv_dim) */
     float *gate, *up;         /* (cols, ffn_dim) */

@@ -427,7 +427,9 @@ static void step(void *ctx, int member)
     pool_barrier(c->pool);
     for (int i = 0; i < c->model->layers; i++) {
         bool last = i + 1 == c->model->layers;
+        if (member == 0) c->abandoned = b->abandoned && b->abandoned(b->ctx); /* read by all between the same barriers */
         project_block(c, i);
+        if (c->abandoned) return;
         if (last && b->wanted == 0) return; /* its K and V were all that was needed */
         layer_rest(c, i, last ? &wanted : &all, member);
     }
@@ -468,6 +470,7 @@ enum err_code cpu_forward(struct backend *b, const struct batch *batch, struct b
                        c->cols_max, c->wanted_max);
     prepare(c, batch);
     pool_run(c->pool, members_for(c, batch->cols), step, c);
+    if (c->abandoned) return err_set(e, ERR_CANCELLED, "the step was abandoned");
     *out = (struct batch_out){.logits = c->logits, .hidden = c->hidden, .logits_stride = c->logits_stride,
                               .hidden_stride = (size_t)c->model->embedding};
     return ERR_OK;

@@ -7,6 +7,10 @@
 
 #include <string.h>
 
+extern "C" {
+#include "base/err.h"
+}
+
 /* Work goes on while nothing failed. */
 struct way {
     struct cuda *c;
@@ -162,6 +166,16 @@ static void expert_block(struct way *w, struct cuda_layer *l, const struct join 
     if (!w->code) w->code = sum_experts(c->expert_y, c->pair_col + pairs, c->chosen_weight, cols, used, m->embedding, c->y, c->stream, w->e);
 }
 
+/* A long step that nobody wants any more ends: asked every few layers, when the device has come as far. */
+static void ask_whether_wanted(struct way *w, int layer)
+{
+    enum { EVERY = 8, LONG = 64 };
+    const struct batch *b = w->batch;
+    if (w->code || !b->abandoned || b->cols < LONG || layer % EVERY != EVERY - 1) return;
+    w->code = cuda_check(cudaStreamSynchronize(w->c->stream), "the step", w->e);
+    if (!w->code && b->abandoned(b->ctx)) w->code = err_set(w->e, ERR_CANCELLED, "the step was abandoned");
+}
+
 enum err_code forward_general(struct cuda *c, const struct batch *batch, const struct columns *columns, struct err *e)
 {
     const struct model *m = c->model;
@@ -174,6 +188,8 @@ enum err_code forward_general(struct cuda *c, const struct batch *batch, const s
         if (m->experts) expert_block(&w, l, &join);
         else dense_block(&w, l, &join);
         join = (struct join){c->y, NULL, l->ffn_post, m->residual_scale};
+        ask_whether_wanted(&w, i);
+        if (w.code) return w.code;
     }
     norm(&w, &join, NULL, columns->cols, NULL, NULL, NULL);
     if (batch->wanted == 0) return w.code;

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "engine/engine.h"
+#include "engine/model_probe.h"
 #include "engine/model_quantize.h"
 #include "tests/engine/tiny_model.h"
 
@@ -341,6 +342,42 @@ static void a_cancelled_stream_ends_soon(void **state)
     desk_close(d);
 }
 
+struct patience {
+    int asked, after;
+};
+
+static bool lost_patience(void *ctx)
+{
+    struct patience *p = ctx;
+    return p->asked++ >= p->after;
+}
+
+static void a_step_that_nobody_wants_any_more_is_left_between_layers(void **state)
+{
+    (void)state;
+    struct desk *d = desk_open(GGUF_Q8_0, (struct engine_options){0});
+    struct probe p;
+    struct err e;
+    struct batch_out out;
+    int32_t ids[48], want = 47;
+    struct engine_request r = prompt(ids, 48, 1, 1);
+    assert_int_equal(probe_open(&p, d->path, NULL, 2, 64, 48, &e), ERR_OK);
+    assert_int_equal(probe_step(&p, r.prompt, 48, 0, false, &out, &e), ERR_OK);
+    float *before = malloc((size_t)p.model->vocabulary * sizeof *before);
+    memcpy(before, out.logits, (size_t)p.model->vocabulary * sizeof *before);
+    struct patience patience = {.after = 1};
+    struct batch_run run = {.count = 48, .pages = p.pages};
+    struct batch b = {.cols = 48, .runs = 1, .wanted = 1, .tokens = ids, .run = &run, .want = &want, .abandoned = lost_patience, .ctx = &patience};
+    assert_int_equal(p.backend->forward(p.backend, &b, &out, &e), ERR_CANCELLED);
+    assert_int_equal(patience.asked, 2); /* the second layer was not worked on */
+    b.abandoned = NULL;
+    assert_int_equal(p.backend->forward(p.backend, &b, &out, &e), ERR_OK);
+    assert_memory_equal(before, out.logits, (size_t)p.model->vocabulary * sizeof *before);
+    free(before);
+    probe_close(&p);
+    desk_close(d);
+}
+
 static void closing_ends_every_stream(void **state)
 {
     (void)state;
@@ -508,6 +545,7 @@ int main(void)
         cmocka_unit_test(a_cache_of_q8_0_holds_more_and_changes_nothing_but_a_little),
         cmocka_unit_test(speculation_changes_the_steps_and_not_the_stream),
         cmocka_unit_test(a_cancelled_stream_ends_soon),
+        cmocka_unit_test(a_step_that_nobody_wants_any_more_is_left_between_layers),
         cmocka_unit_test(closing_ends_every_stream),
         cmocka_unit_test(a_stop_string_ends_the_text_before_it),
         cmocka_unit_test(limits_are_answered_with_the_lengths),

@@ -53,6 +53,57 @@ static void on_post(void *ctx, void *arg)
     if (++o->posts == 2000) loop_stop(o->loop);
 }
 
+struct soon {
+    struct loop *loop;
+    struct loop_timer a, b, c, d;
+    char seen[16];
+    int turns;
+};
+
+static void on_c(void *ctx)
+{
+    strcat(((struct soon *)ctx)->seen, "c");
+}
+
+static void on_d(void *ctx)
+{
+    struct soon *s = ctx;
+    strcat(s->seen, "d");
+    if (++s->turns == 2) loop_stop(s->loop);
+    else loop_timer_start(s->loop, &s->d, 0, on_d, s); /* behind what was started in this turn before it */
+}
+
+static void on_b(void *ctx)
+{
+    struct soon *s = ctx;
+    strcat(s->seen, "b");
+    loop_timer_stop(s->loop, &s->c); /* still to run in this turn: it does not */
+}
+
+static void on_a(void *ctx)
+{
+    struct soon *s = ctx;
+    strcat(s->seen, "a");
+    if (s->turns == 0) loop_timer_start(s->loop, &s->a, 0, on_a, s); /* of the next turn */
+}
+
+static void timers_of_0_ms_run_in_the_next_turn_in_the_order_of_starting(void **state)
+{
+    (void)state;
+    struct soon s = {0};
+    assert_int_equal(loop_new(&s.loop, NULL), ERR_OK);
+    loop_timer_start(s.loop, &s.b, 0, on_b, &s);
+    loop_timer_start(s.loop, &s.a, 0, on_a, &s);
+    loop_timer_start(s.loop, &s.c, 0, on_c, &s);
+    loop_timer_start(s.loop, &s.d, 0, on_d, &s);
+    loop_timer_start(s.loop, &s.b, 0, on_b, &s); /* started again: now the last */
+    loop_timer_stop(s.loop, &s.c);
+    loop_timer_start(s.loop, &s.c, 0, on_c, &s); /* behind it, so that it stops it */
+    loop_run(s.loop, NULL, NULL);
+    assert_string_equal(s.seen, "adbad");
+    loop_free(s.loop);
+}
+
 static void *poster(void *ctx)
 {
     struct order *o = ctx;
@@ -116,6 +167,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(timers_run_in_order_of_their_time_and_stopped_ones_never),
+        cmocka_unit_test(timers_of_0_ms_run_in_the_next_turn_in_the_order_of_starting),
         cmocka_unit_test(posts_of_two_threads_all_arrive),
         cmocka_unit_test(descriptors_and_signals_reach_their_callbacks),
     };

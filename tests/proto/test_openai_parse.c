@@ -110,6 +110,34 @@ static void escapes_are_decoded(void **state)
     msg_submit_release(&submit);
 }
 
+/* Strings are read eight bytes at a time: what is special is put at every place of such a piece. */
+static void what_is_special_is_seen_wherever_it_stands(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *written, *reads; /* reads NULL: refused */
+    } CASES[] = {{"\\\"", "\""}, {"\\\\", "\\"}, {"\\n", "\n"}, {"\\u00e9", "\u00e9"}, {"\u00e9", "\u00e9"}, {"\u4e2d", "\u4e2d"},
+                 {"\x7f", "\x7f"}, {"\x1f", NULL}, {"\n", NULL}, {"\xff", NULL}, {"\\x", NULL}, {" !#[]", " !#[]"}};
+    for (size_t c = 0; c < sizeof CASES / sizeof *CASES; c++) {
+        for (int before = 0; before < 20; before++) {
+            for (int after = 0; after < 20; after += 3) {
+                char body[200], want[80];
+                (void)snprintf(body, sizeof body, "{\"messages\":[{\"role\":\"user\",\"content\":\"%.*s%s%.*s\"}]}", before,
+                               "abcdefghijklmnopqrst", CASES[c].written, after, "ABCDEFGHIJKLMNOPQRST");
+                if (!CASES[c].reads) {
+                    assert_int_equal(chat(body), ERR_SYNTAX);
+                    continue;
+                }
+                (void)snprintf(want, sizeof want, "%.*s%s%.*s", before, "abcdefghijklmnopqrst", CASES[c].reads, after,
+                               "ABCDEFGHIJKLMNOPQRST");
+                assert_int_equal(chat(body), ERR_OK);
+                assert_string_equal(submit.messages[0].content, want);
+                msg_submit_release(&submit);
+            }
+        }
+    }
+}
+
 static void duplicates_are_found_among_many(void **state)
 {
     (void)state;
@@ -290,6 +318,7 @@ int main(void)
         cmocka_unit_test(null_is_as_if_it_were_not_there),
         cmocka_unit_test(unknown_fields_pass_unharmed),
         cmocka_unit_test(escapes_are_decoded),
+        cmocka_unit_test(what_is_special_is_seen_wherever_it_stands),
         cmocka_unit_test(duplicates_are_found_among_many),
         cmocka_unit_test(parts_are_joined_and_kept_raw),
         cmocka_unit_test(tool_turns_are_kept_raw),

@@ -8,7 +8,7 @@ its stdin ends. What it does is chosen by the request's `model`; a name it does 
 A name may go on after a "/" with a number, such as "slow/50" (milliseconds) or "cut/3" (after that many tokens).
 
 Beside /v1/chat/completions, /v1/completions and /v1/models it has /stats: counts of connections, requests, answers that
-the client broke off, and the last request as it came (headers and body).
+the client broke off and when the last was, and the last request as it came (headers and body).
 """
 import argparse
 import json
@@ -74,6 +74,11 @@ class State:
     def add(self, name):
         with self.lock:
             self.counts[name] = self.counts.get(name, 0) + 1
+
+    def broken(self):
+        with self.lock:
+            self.counts["broken"] += 1
+            self.counts["broken_ms"] = time.time() * 1000
 
     def first(self, name):
         with self.lock:
@@ -153,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             getattr(self, "mode_" + name.replace("-", "_"), self.mode_ok)()
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
-            self.state.add("broken")
+            self.state.broken()
             self.close_connection = True
 
     # ---- streams ----
@@ -239,7 +244,7 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             gone = True
         if gone:
-            self.state.add("broken")
+            self.state.broken()
         self.close_connection = True
 
     def drop(self):

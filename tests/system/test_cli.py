@@ -1,4 +1,5 @@
 """The commands as a user types them."""
+import hashlib
 import json
 import os
 import re
@@ -6,16 +7,16 @@ import subprocess
 
 import pytest
 
-from ladder import ROOT, RUNG, scripted
+from ladder import ROOT, RUNG, model, scripted, until
 from upstream import Upstream
 
 ANSWER = "one two three four five"
 
 
-def rung(*words, stdin=None, **environment):
+def rung(*words, stdin=None, cwd=None, **environment):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("RUNG_")}
     run = subprocess.run([RUNG, *words], input=stdin if stdin is not None else "", capture_output=True, text=True, timeout=30,
-                         env={**clean, **environment})
+                         cwd=cwd, env={**clean, **environment})
     assert "AddressSanitizer" not in run.stderr and "runtime error" not in run.stderr, run.stderr
     return run
 
@@ -134,6 +135,61 @@ def test_check_and_config(tmp_path):
     assert rung("check").returncode == 2
     assert "keep_days: 7" in rung("config", "--effective", str(good), RUNG_LOG_KEEP_DAYS="7").stdout
     assert "keep_days: 8" in rung("config", "--effective", str(good), "log.keep_days=8", RUNG_LOG_KEEP_DAYS="7").stdout
+
+
+def test_check_looks_at_what_a_file_names(tmp_path):
+    file, there = tmp_path / "edge.yaml", tmp_path / "there.gguf"
+    there.write_bytes(b"GGUF....")
+    (tmp_path / "open.key").write_text("secret")
+
+    def check(text, **environment):
+        file.write_text(text)
+        run = rung("check", str(file), cwd=tmp_path, **environment)
+        return run.returncode, run.stderr.replace(f"{file}:", "").splitlines()
+    code, said = check("router: {file: no.router}\nbackends:\n"
+                       "  - {name: a, type: local, model_file: gone.gguf}\n  - {name: b, type: local, model_file: there.gguf}\n"
+                       "  - {name: c, type: local,\n     model_file: .}\n"
+                       "  - {name: d, type: upstream, tier: core, url: 'http://h/v1', model: m, key_env: RUNG_NO_SUCH_KEY}\n")
+    assert code == 0, said  # a node starts without these, and says so
+    assert said[0].startswith("1: warning: router.file: ") and said[0].endswith("every tier would score 0.5")
+    assert said[1].startswith("3: warning: backends.0.model_file: gone.gguf: No such file or directory; ") and "degraded" in said[1]
+    assert said[2].startswith("6: warning: backends.2.model_file: .: not a plain file; ")
+    assert said[3].startswith("7: warning: backends.3.key_env: RUNG_NO_SUCH_KEY is not set here")
+    assert len(said) == 4
+    code, said = check("node: {state_dir: made/anew}\nhttp:\n  unix:\n    path: /nowhere/edge.sock\n"
+                       "zmq: {keys_file: none.key, peers_file: none}\n"
+                       "backends:\n  - {name: d, type: upstream, tier: core, url: 'http://h/v1', model: m, key_file: none.key}\n")
+    assert code == 1
+    assert [line.split(": ")[:2] for line in said] == [["4", "http.unix.path"], ["5", "zmq.keys_file"], ["5", "zmq.peers_file"],
+                                                        ["7", "backends.0.key_file"]]
+    assert "/nowhere" in said[0] and "none.key" in said[1]
+    code, said = check("zmq: {keys_file: open.key}\nhttp: {unix: {uids: [nobody-of-this-name]}}\n")
+    assert code == 1 and "chmod 600" in said[0] and "there is no user" in said[1]
+
+
+@pytest.mark.skipif(not os.path.exists(model("edge.q8_0.gguf")), reason="models/ is not there")
+def test_a_model_file_is_read_whole_and_compared_with_what_was_kept(tmp_path):
+    with open(model("edge.q8_0.gguf"), "rb") as f:
+        data = f.read()
+    file, kept = tmp_path / "m.gguf", tmp_path / "m.gguf.sha256"
+    file.write_bytes(data)
+    run = rung("models", "--verify", str(file))
+    assert run.returncode == 0 and run.stdout == f"{hashlib.sha256(data).hexdigest()}  {file}\n"
+    assert re.search(r": identity [0-9a-f]{64}$", run.stderr.strip())
+    kept.write_text(run.stdout)
+    assert rung("models", "--verify", str(file)).returncode == 0
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # one bit of 1.7 MB, where no sample looks
+    run = rung("models", "--verify", str(file))
+    assert run.returncode == 1 and "damaged" in run.stderr and run.stdout == ""
+    assert rung("models", "--verify", str(kept)).returncode == 1 and rung("models", "--verify").returncode == 2
+
+
+def test_the_state_folder_is_made(ladder):
+    edge = ladder.edge(node={"state_dir": os.path.join(ladder.dir, "new", "folder")}, wait=False,
+                       backends=[scripted("small", "edge", "ok")])
+    edge.socket = os.path.join(ladder.dir, "new", "folder", "http.sock")
+    until(lambda: os.path.exists(edge.socket), "its socket is there")
+    assert os.path.exists(os.path.join(ladder.dir, "new", "folder", "log.db"))
 
 
 def test_completion_knows_the_options_of_the_help():

@@ -2,7 +2,7 @@
 import json
 import subprocess
 
-from ladder import RUNG, scripted, until
+from ladder import RUNG, model, scripted, until
 from test_ladder import three_tiers
 
 STAY = {"policy": {"threshold": {"edge": 0.0}, "explore": 0}}
@@ -124,3 +124,28 @@ def test_a_region_sends_its_policy_down_and_privacy_only_gets_tighter(ladder):
     assert policy(willing)["policy"]["version"] == version + 1
     assert policy(wary)["policy"]["threshold_edge"] == 0.1
     assert [r["source"] for r in willing.rows("SELECT source FROM policies ORDER BY version")] == ["config", "above", "above"]
+
+
+def test_the_command_tells_each_policy_with_its_version_and_an_experiment_with_its_share(ladder):
+    edge = two_tiers(ladder)
+
+    def rung(*words):
+        run = subprocess.run([RUNG, "policy", *words, "--socket", edge.socket], capture_output=True, text=True, timeout=30)
+        assert run.returncode == 0, run.stderr
+        return [line for line in run.stdout.splitlines() if not line.startswith(" ")]
+    assert rung("set", "threshold_edge=0.5") == ["policy: version 2"]
+    assert rung("try", "threshold_edge=0.9", "--share", "0.1", "--by", "tenant") == [
+        "policy: version 2", "experiment: version 3, for 0.1 of the traffic by tenant"]
+    assert rung("show")[1].startswith("experiment: version 3")
+    assert rung("promote") == ["policy: version 5"]  # 4 was the experiment's end
+
+
+def test_what_no_tier_can_do_is_refused_with_the_field(ladder):
+    edge = ladder.edge(backends=[{"name": "device", "type": "local", "model_file": model("edge.q8_0.gguf")}]).until_tiers("edge")
+    reply = edge.chat(tools=[{"type": "function", "function": {"name": "f"}}])
+    assert reply.status == 400 and reply.error["param"] == "tools" and "call tools" in reply.error["message"]
+    assert "x-rung-tier" not in reply.headers  # nobody answered
+    reply = edge.chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}])
+    assert reply.status == 400 and reply.error["param"] == "messages"
+    reply = edge.chat([])
+    assert reply.error["message"] == "messages is an empty array; it should be an array of at least one message"

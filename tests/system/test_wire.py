@@ -67,7 +67,12 @@ def test_a_worker_that_is_not_ours_answers_the_edges_client(ladder):
 def test_a_worker_that_dies_silently_is_given_up_and_another_goes_on(ladder):
     region = ladder.region(health={"heartbeat_ms": 100})
     first = worker_speaker(ladder, region, "first")
-    edge = ladder.edge(backends=[ladder.peer("region")], **UP).until_tiers("region")
+    edge = ladder.edge(backends=[ladder.peer("region")], **UP)
+
+    def reached():
+        first.send("PING")  # alive, so far
+        return (edge.ready() or {"tiers": {}})["tiers"].get("region")
+    until(reached, "the edge reaches the region")
     reply = in_background(lambda: edge.chat(stream=True))
     _, submit = first.until("SUBMIT")
     say(first, submit["id"], ["a ", "b "])
@@ -251,8 +256,51 @@ def test_an_edge_with_keys_works_over_tcp(ladder, tmp_path):
     ladder.region(backends=[scripted("mid", "region", "over TCP")],
                   zmq={"listen": endpoint, "keys_file": str(tmp_path / "server"), "peers_file": str(tmp_path / "peers")})
     edge = ladder.edge(backends=[{"name": "region", "type": "peer", "connect": endpoint, "server_key": server[0].decode()}],
-                       zmq={"keys_file": str(tmp_path / "friend")}, **UP).until_tiers("region")
+                       zmq={"keys_file": str(tmp_path / "friend")}, node={"id": "friend"}, **UP).until_tiers("region")
     assert edge.chat().text == "over TCP"
+
+
+def test_a_key_may_only_be_the_node_that_the_peers_file_names(ladder, tmp_path):
+    server, edge_key, worker_key = (keys(str(tmp_path / name)) for name in ("server", "edge-1", "worker-1"))
+    (tmp_path / "peers").write_text(f"{edge_key[0].decode()} edge-1\n{worker_key[0].decode()}\n")  # the second: any name
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    region = ladder.region(backends=[scripted("mid", "region", "ok")],
+                           zmq={"listen": endpoint, "keys_file": str(tmp_path / "server"), "peers_file": str(tmp_path / "peers")})
+    region.until_tiers("region")
+    before = refused(region)
+    with Speaker(endpoint, "edge-2", edge_key, server[0]) as false:
+        false.send("HELLO", node="edge-2", role="edge", version_min=1, version_max=1)
+        _, error = false.until("ERROR")
+        assert error["code"] == "forbidden" and "edge-1" in error["message"] and "peers_file" in error["message"]
+        assert refused(region) == before + 1
+        false.send("LOG", node="edge-1", rows=b"", last_id=1)  # nor are its rows taken
+        false.send("PING", sequence=7)
+        assert false.until("PONG", "LOG_ACK")[0] == "PONG"
+    with Speaker(endpoint, "anything", edge_key, server[0]) as true, Speaker(endpoint, "w", worker_key, server[0]) as worker:
+        true.node, worker.node = "edge-1", "some-worker"
+        true.hello("edge")
+        worker.hello("worker")
+    ladder.edge(backends=[{"name": "up", "type": "peer", "connect": endpoint, "server_key": server[0].decode()},
+                          scripted("small", "edge", "alone")], zmq={"keys_file": str(tmp_path / "edge-1")}, node={"id": "edge-3"})
+    edge = ladder.nodes[-1]
+    until(lambda: b"edge-1's" in edge.get("/health")[1], "the edge's own health says what is wrong")
+    assert edge.chat().text == "alone"
+
+
+def test_another_key_does_not_take_over_a_routing_id(ladder, tmp_path):
+    server, one, two = (keys(str(tmp_path / name)) for name in ("server", "one", "two"))
+    (tmp_path / "peers").write_text(f"{one[0].decode()} one\n{two[0].decode()} two\n")
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    region = ladder.region(zmq={"listen": endpoint, "keys_file": str(tmp_path / "server"), "peers_file": str(tmp_path / "peers")})
+    with Speaker(endpoint, "one", one, server[0]) as worker:
+        worker.hello("worker")
+        worker.offer(MODEL)
+        region.until_tiers("region")
+        thief = Speaker(endpoint, "one", two, server[0])
+        thief.offer({**MODEL, "name": "stolen"})  # as if it were the worker
+        thief.until("HELLO")  # it is asked who it is
+        assert b"stolen" not in region.get("/v1/models")[1]
+        thief.close()
 
 
 def test_a_stopped_region_is_given_up_and_found_again(ladder):
@@ -324,3 +372,12 @@ def test_zmq_without_a_monitor_is_no_trouble(ladder):
     with Speaker(ladder.endpoint("region")) as client:
         client.send("SUBMIT", id="r", model="region", messages=HI)
         assert client.answers("r")[-1][0] == "DONE"
+
+
+def test_the_local_socket_lets_in_the_users_on_its_list_only(ladder):
+    for name, uids, let_in in (("mine", [str(os.getuid())], True), ("theirs", [str(os.getuid() + 4242)], False)):
+        node = ladder.edge(name, backends=[scripted("small", "edge", "ok")], zmq={"ipc": {"path": "local.ipc", "uids": uids}})
+        with Speaker(f"ipc://{node.dir}/local.ipc") as client:
+            client.send("SUBMIT", id="r", model="edge", messages=HI)
+            assert (client.receive(5 if let_in else 0.5) is not None) == let_in
+        assert node.stop() == 0 and not os.path.exists(os.path.join(node.dir, "local.ipc"))  # nor is the file left

@@ -134,6 +134,18 @@ for (const [front, client] of Object.entries(fronts)) {
     assert.ok(seen.every((choice) => choice.finish_reason !== 'stop'));
   });
 
+  test(`${front}: a second try with the same idempotency key is the same answer`, async () => {
+    const headers = { 'Idempotency-Key': `try-${front}` };
+    const ask = (content) => client().chat.completions.create({ model: 'good', messages: [{ role: 'user', content }] }, { headers });
+    const first = await ask('one');
+    assert.deepEqual(await ask('one'), first);
+    await assert.rejects(ask('two'), (error) => {
+      assert.ok(error instanceof OpenAI.UnprocessableEntityError);
+      assert.equal(error.code, 'idempotency_key_reused');
+      return true;
+    });
+  });
+
   test(`${front}: leaving a stream stops the work`, async () => {
     const stream = await client().chat.completions.create({ model: 'slow', messages, stream: true });
     for await (const chunk of stream) {
