@@ -23,6 +23,7 @@ struct log_options {
     int64_t keep_ms;           /* older rows go; 0: 30 days */
     int64_t keep_bytes;        /* the oldest rows go when the file is larger; 0: 1 GiB */
     bool store_prompts;        /* keep prompt and answer text; off by default */
+    const unsigned char *sketch_key; /* (32) of the sketches, shared by a fleet; NULL: the log's own */
 };
 /* Opens, migrates, starts the writer. Errors: ERR_IO, ERR_CORRUPT, ERR_VERSION (made by a newer rung), ERR_MEMORY. */
 ERR_CHECKED enum err_code log_open(struct decision_log **out, const struct log_options *options, struct err *e);
@@ -57,6 +58,7 @@ struct log_row {
      * costs more than the whole request path), and which it then forgets. */
     char *text;                           /* malloc'd, taken by the log: the prompt, a NUL, the context; NULL: none */
     struct router_input about;            /* its text and context lie in `text` */
+    struct router_base base;              /* goes into the sketch; an id of zeros: none */
     bool wants_sketch;
 };
 struct log_hop {
@@ -113,6 +115,7 @@ bool log_flush(struct decision_log *log, int wait_ms);
 
 /* The log's secret key for hashes and sketches, made at first open and kept in the database's `meta` table. */
 void log_key(const struct decision_log *log, unsigned char out[32]);
+void log_sketch_key(const struct decision_log *log, unsigned char out[32]); /* the same, unless one was given */
 /* Keyed hash of a prompt (BLAKE2b-128). */
 void log_prompt_hash(const struct decision_log *log, const char *text, size_t len, unsigned char out[16]);
 
