@@ -103,6 +103,7 @@ struct config {
     int64_t log_keep_days;    /* log.keep_days; 30 */
     int64_t log_keep_bytes;   /* log.keep_bytes; 1 GiB */
     bool log_prompts;         /* log.store_prompts; false */
+    char *log_sketch_key_file; /* log.sketch_key_file; NULL: the log's own key */
     bool log_ship;            /* log.ship: send rows up; true at the edge and region */
     int heartbeat_ms;         /* health.heartbeat_ms; 1000 */
     int heartbeats_missed;    /* health.missed_max; 3 */

@@ -149,6 +149,8 @@ const struct config_key CONFIG_KEYS[] = {
      .max = TIB * 16, .def = "1073741824", .concerns = ALL, .help = "The oldest rows are deleted past this size."},
     {.name = "log.store_prompts", .type = KEY_BOOL, .offset = AT(log_prompts), .def = "false", .concerns = ALL,
      .help = "Whether prompts are kept as text; else only a keyed hash and a keyed sketch are."},
+    {.name = "log.sketch_key_file", .type = KEY_TEXT, .offset = AT(log_sketch_key_file), .max = PATH_LEN, .concerns = ALL,
+     .help = "A key for sketches that several nodes share (64 hex digits, mode 0600), so that their sketches can be pooled."},
     {.name = "log.ship", .type = KEY_BOOL, .offset = AT(log_ship), .def = "true", .def_of = {[TIER_CORE] = "false"},
      .concerns = ALL, .help = "Whether rows are sent to the node above when one is connected."},
 

@@ -42,6 +42,7 @@ static void fill_text(struct request *r, struct log_row *row)
     if (context_len) memcpy(row->text + in->text_len + 1, in->context, context_len);
     row->text[in->text_len + 1 + context_len] = 0;
     row->about = *in;
+    row->base = r->scores.base;
     row->about.text = row->text;
     row->about.context = context_len ? row->text + in->text_len + 1 : NULL;
     row->wants_sketch = !r->submit->device_private && !r->policy.private_default;
