@@ -1,5 +1,5 @@
 /* A node's life: read the configuration, open what it names, run the loop, drain, close. */
-#include "node/node.h"
+#include "node/watch.h"
 
 #include "base/clock.h"
 #include "base/textlog.h"
@@ -114,6 +114,7 @@ static enum err_code node_open(struct node *node, bool worker, struct err *e)
     for (int i = 0; i < node->config->backend_count && code == ERR_OK; i++) code = open_backend(node, &node->config->backends[i], e);
     if (code == ERR_OK) code = open_fronts(node, worker, e);
     if (code == ERR_OK && node->log && node->config->log_ship) code = shipper_new(&node->shipper, node, e);
+    if (code == ERR_OK && node->log) code = watch_new(&node->watch, node, e);
     return code;
 }
 
@@ -123,6 +124,7 @@ static void node_close(struct node *node)
 {
     http_front_free(node->http);
     node->http = NULL;
+    watch_stop(node->watch);
     shadows_close(node);
     request_table_free(node);
     shadows_free(node);
@@ -133,6 +135,7 @@ static void node_close(struct node *node)
     if (node->log) log_close(node->log, 5000);
     if (node->loop) loop_run_posts(node->loop); /* what the writer posted last */
     shipper_free(node->shipper);
+    watch_free(node->watch);
     router_free(node->router);
     metrics_free(node->metrics);
     if (node->links) link_context_free(node->links);
@@ -200,6 +203,11 @@ bool node_health_json(const struct node *node, bool ready, struct buf *out)
         buf_addf(out, "%s\"%s\":%s", first ? "" : ",", tier_name((enum tier)t), state[t].available ? "true" : "false");
         first = 0;
     }
+    const struct stale *stale = watch_stale(node->watch);
+    char reason[STALE_WHY + 64];
+    if (stale)
+        buf_addf(out, "},\"router\":{\"stale\":%s,\"why\":%s", stale->stale ? "true" : "false",
+                 textlog_quote(stale->why, reason, sizeof reason));
     buf_adds(out, "},\"backends\":[");
     static const char *const HEALTH[] = {"starting", "up", "down", "draining"};
     for (const struct backend *b = node->backends; b; b = b->next) {

@@ -18,6 +18,7 @@ struct worker_link;
 struct shipper;
 struct node_options;
 struct shadows;
+struct watch;
 
 struct node {
     const struct node_options *options; /* as started; for reading the configuration again */
@@ -37,6 +38,7 @@ struct node {
     struct worker_link *worker;     /* NULL: not a worker */
     struct shipper *shipper;        /* NULL: no rows go up */
     struct shadows *shadows;        /* NULL: none are made here */
+    struct watch *watch;            /* NULL: there is no log to look at */
     uint64_t last_call;             /* calls are numbered from here */
     bool draining;
     int64_t started_wall_ms;
@@ -132,6 +134,8 @@ ERR_CHECKED enum err_code node_policy_command(struct node *node, const char *bod
 /* A policy that the node above sends (policy.accept_from_above): stored as the next version unless it is the one in force
  * already. Privacy only ever gets tighter by it. Errors: ERR_UNSUPPORTED (not accepted here), ERR_SYNTAX, ERR_INVALID. */
 ERR_CHECKED enum err_code node_policy_from_above(struct node *node, const char *json, struct err *e);
+/* Ends the experiment by rule: B becomes the policy, or not. Errors: ERR_INVALID (none runs), ERR_IO. */
+ERR_CHECKED enum err_code node_experiment_end(struct node *node, bool promote, struct err *e);
 /* The policy in force, and the experiment's where one runs. */
 void node_policy_json(const struct node *node, struct buf *out);
 /* Uniform in [0, 1), the same for the same id and salt. */

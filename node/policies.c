@@ -178,17 +178,23 @@ static enum err_code try_b(struct node *node, const json_t *body, struct err *e)
     return put(node, &next, "arms", e);
 }
 
-static enum err_code end_b(struct node *node, bool promote, struct err *e)
+static enum err_code end_b(struct node *node, bool promote, const char *source, struct err *e)
 {
     if (node->trial.share <= 0) return err_set(e, ERR_INVALID, "no experiment runs");
     struct policy winner = node->trial, over = node->trial;
     over.share = 0;
-    enum err_code code = put(node, &over, promote ? "promote" : "stop", e);
+    enum err_code code = put(node, &over, source, e);
     if (code != ERR_OK || !promote) return code;
     (void)snprintf(winner.arm, sizeof winner.arm, "A");
     winner.share = 1;
     winner.arm_by = 0;
-    return put(node, &winner, "promote", e);
+    memcpy(winner.router, node->policy.router, sizeof winner.router); /* it may have been refitted meanwhile */
+    return put(node, &winner, source, e);
+}
+
+enum err_code node_experiment_end(struct node *node, bool promote, struct err *e)
+{
+    return end_b(node, promote, "rule", e);
 }
 
 /* Back to the policy before this one. A policy that an undo brought back counts as the one it is a copy of, so that a
@@ -228,8 +234,8 @@ enum err_code node_policy_command(struct node *node, const char *body, size_t le
     else if (strcmp(action, "undo") == 0) code = undo(node, e);
     else if (strcmp(action, "reload") == 0) code = node_reload(node, e);
     else if (strcmp(action, "try") == 0) code = try_b(node, root, e);
-    else if (strcmp(action, "stop") == 0) code = end_b(node, false, e);
-    else if (strcmp(action, "promote") == 0) code = end_b(node, true, e);
+    else if (strcmp(action, "stop") == 0) code = end_b(node, false, "stop", e);
+    else if (strcmp(action, "promote") == 0) code = end_b(node, true, "promote", e);
     else code = err_set_param(e, ERR_INVALID, "action", "'action' is '%.20s', should be set, router, undo, reload, try, stop or promote", action);
     json_decref(root);
     return code;
