@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "router/model.h"
+#include "router/policy.h"
 #include "router/score.h"
 #include "router/train.h"
 
@@ -287,15 +288,21 @@ static int run_train(const struct arguments *a)
     return code ? CLI_FAILED : CLI_OK;
 }
 
-/* What each setting of one threshold for edge and region gave on rows the fit had not seen. */
+/* What each setting gave on rows that neither the fit nor the choice of its thresholds had seen. */
 static void print_dial(const struct router *router)
 {
     if (router->probe_w) (void)printf("probe        %u numbers of hidden state\n", router->probe.embedding);
-    (void)printf("\nthreshold   right    edge  region    core\n");
+    struct policy prices;
+    policy_defaults(&prices);
+    (void)printf("\n   edge   region    right   %%core    edge  region    core\n");
     for (int s = 0; s < MODEL_DIAL; s++) {
         const struct model_dial *d = &router->dial[s];
-        (void)printf("%9.3f  %6.3f  %6.3f  %6.3f  %6.3f\n", (double)d->threshold[0], (double)d->accuracy,
-                     (double)d->share[TIER_EDGE], (double)d->share[TIER_REGION], (double)d->share[TIER_CORE]);
+        double price = 0;
+        for (int t = 0; t < TIERS; t++)
+            price += 100 * (double)d->share[t] * prices.price[t].input_usd / prices.price[TIER_CORE].input_usd;
+        (void)printf("%7.3f  %7.3f   %6.3f  %6.1f  %6.3f  %6.3f  %6.3f\n", (double)d->threshold[0], (double)d->threshold[1],
+                     (double)d->accuracy, price, (double)d->share[TIER_EDGE], (double)d->share[TIER_REGION],
+                     (double)d->share[TIER_CORE]);
     }
 }
 

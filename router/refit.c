@@ -398,6 +398,7 @@ static bool dial_fill(struct fit *f)
         for (int c = 0; c < f->columns; c++) {
             p[i][c] = f->p[i * TIERS + (size_t)c];
             rows.row[i].score[c] = (float)p[i][c];
+            rows.row[i].fold = f->fold[i];
         }
     ok = ok && train_dial(f->r, &rows, (const double(*)[TIERS])p);
     free(rows.row);

@@ -318,37 +318,6 @@ static void fit_curve(struct model_curve *curve, const float *raw, const float *
     *curve = (struct model_curve){(float)w[0], (float)w[1], (float)w[2]};
 }
 
-/* ---- the dial ---- */
-
-static int by_double(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-bool train_dial(struct router *r, const struct train_rows *rows, const double (*p)[TIERS])
-{
-    double *sorted = malloc(rows->count * sizeof *sorted);
-    if (!sorted) return false;
-    for (size_t i = 0; i < rows->count; i++) sorted[i] = p[i][0];
-    qsort(sorted, rows->count, sizeof *sorted, by_double);
-    for (int s = 0; s < MODEL_DIAL; s++) {
-        size_t at = rows->count * (size_t)s / (MODEL_DIAL - 1);
-        double limit = s == 0 ? 0 : at >= rows->count ? 1 : sorted[at], right = 0, went[TIERS] = {0};
-        for (size_t i = 0; i < rows->count; i++) {
-            int c = 0;
-            while (c < rows->columns - 1 && p[i][c] < limit) c++;
-            went[model_tier(rows->columns, c)]++;
-            right += (double)rows->row[i].score[c];
-        }
-        struct model_dial *d = &r->dial[s];
-        *d = (struct model_dial){.threshold = {(float)limit, (float)limit}, .accuracy = (float)(right / (double)rows->count)};
-        for (int t = 0; t < TIERS; t++) d->share[t] = (float)(went[t] / (double)rows->count);
-    }
-    free(sorted);
-    return true;
-}
-
 static bool fit_curves(struct fit *f, double (*out_of_fold)[TIERS])
 {
     size_t n = f->rows->count;

@@ -58,8 +58,8 @@ bool task_solve(struct router *r, const float *heads /* (rows, MODEL_HEADS) */, 
 /* The r most telling directions of `n` predictions over `rows` rows: out (n, r), orthonormal. */
 bool task_directions(const float *predictions /* (rows, n) */, size_t rows, int n, int r, float *out);
 
-/* The dial of a router from rows' probabilities by folds that had not seen them: setting s sends the s / (MODEL_DIAL - 1)
- * least likely prompts up; the region gets the same threshold. False: out of memory. */
+/* The dial of a router from rows' probabilities by folds that had not seen them: for a price rising from the edge's to core's
+ * (by the default prices, for equal token counts) the thresholds that get the most right. False: out of memory. */
 bool train_dial(struct router *r, const struct train_rows *rows, const double (*p)[TIERS]);
 
 /* Solves the n × n system (with its right side as the column after) in place; false when it has no answer. */
