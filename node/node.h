@@ -92,6 +92,7 @@ struct dispatch {
     struct backend *const *avoid;
     int avoid_count;
     bool local_only;               /* private to the device */
+    const char *prefer;            /* a backend's or model's name to take first; "" or NULL: none */
     const char *prefix_identity;   /* going on from tokens of this identity: prefer it. NULL: not going on */
 };
 struct backend *dispatch_pick(const struct node *node, const struct dispatch *want, bool *busy);

@@ -252,6 +252,7 @@ enum err_code node_policy_from_above(struct node *node, const char *json, struct
     next.arm_by = 0;
     next.private_default |= node->policy.private_default;
     memcpy(next.router, node->policy.router, sizeof next.router); /* fitted to this node's models and log */
+    memcpy(next.prefer, node->policy.prefer, sizeof next.prefer); /* a name of this node's */
     next.shadow = node->policy.shadow; /* what a device spends on being judged is its own affair */
     if (same_policy(&next, &node->policy)) return ERR_OK;
     return put(node, &next, "above", e);
