@@ -3,6 +3,7 @@
 #include "cli/rows.h"
 
 #include "base/clock.h"
+#include "router/stale.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -189,6 +190,22 @@ static int summary_part(sqlite3 *sql, int part, int64_t since, bool json)
     return rc;
 }
 
+/* Whether the newest router is stale, by the same signs as the node's own. */
+static void summary_router(const struct log_command *c, int64_t since)
+{
+    struct stale s;
+    const struct stale_options options = {.path = rows_path(c->db), .since_wall_ms = since};
+    bool found = stale_read(&s, &options, NULL) == ERR_OK;
+    if (c->json && !found) (void)printf(", \"router\": null");
+    else if (c->json) {
+        (void)printf(", \"router\": {\"fingerprint\": \"%s\", \"stale\": %s, \"why\": ", s.router, s.stale ? "true" : "false");
+        rows_json_text(stdout, s.why, strlen(s.why));
+        (void)printf("}");
+    } else if (found) {
+        (void)printf("\nRouter %s: %s; %s\n", s.router, s.stale ? "STALE" : "fresh", s.why);
+    }
+}
+
 static int log_summary(sqlite3 *sql, const struct log_command *c)
 {
     int64_t since;
@@ -196,6 +213,7 @@ static int log_summary(sqlite3 *sql, const struct log_command *c)
     if (since > 0) since = (clock_wall_ms() - since) / 3600000 * 3600000; /* rollups are by the hour */
     int rc = SQLITE_DONE;
     for (int part = 0; part < SUMMARY_PARTS && rc == SQLITE_DONE; part++) rc = summary_part(sql, part, since, c->json);
+    if (rc == SQLITE_DONE) summary_router(c, since);
     if (c->json) (void)fputs("}\n", stdout);
     return done(sql, rc);
 }

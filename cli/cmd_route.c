@@ -37,6 +37,8 @@ static int route(const char *path, const char *prompt)
     }
     struct router_input in = {.text = prompt, .text_len = strlen(prompt), .turns = 1};
     struct router_scores scores;
+    if (router_wants_key(router))
+        (void)printf("what this router learnt from a log needs that log's key, which the node has: left out here\n\n");
     router_score(router, &in, &scores);
     struct router_info info;
     router_info(router, &info);

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "router/model.h"
+#include "router/policy.h"
 #include "router/score.h"
 #include "router/train.h"
 
@@ -14,7 +15,8 @@
 static const char HELP[] =
     "usage: rung router train --data FILE.jsonl --tiers SMALL,LARGE | SMALL,MIDDLE,LARGE -o FILE\n"
     "                          [--probe FILE.jsonl] [--general] [--bits 8-17]\n"
-    "       rung router score --data FILE.jsonl --tiers A,B[,C] [--router FILE | --cross | --leave-task] [--tasks] [--json]\n"
+    "       rung router score --data FILE.jsonl --tiers A,B[,C] [--router FILE | --cross | --leave-task]\n"
+    "                          [--sketch [--router FILE] [--labels N]] [--tasks] [--json]\n"
     "       rung router info FILE\n"
     "\n"
     "Fits the classifier that tells, from a prompt's text alone, how likely each model is to answer it right.\n"
@@ -24,13 +26,14 @@ static const char HELP[] =
     "score judges a router on measured prompts it has not seen: APGR (0.5 is random, 1 would be perfect from the first\n"
     "prompt on), CPT50 and CPT80 (the share sent up that brings 50 or 80 % of the gain), calibration error and Brier\n"
     "score. Without --router it fits on four fifths of the rows and judges on the fifth left out, five times;\n"
-    "--leave-task leaves out each task in its turn.\n"
+    "--leave-task leaves out each task in its turn. --sketch fits as rung tune refit does, from keyed sketches of the texts,\n"
+    "on top of the router named or of none, from all other rows or from N of them.\n"
     "--data - reads from standard input: gzip -dc rows.jsonl.gz | rung router train --data - ...\n";
 
 struct arguments {
     const char *data, *tiers, *out, *router;
-    bool general, json, leave_task, cross, tasks;
-    const char *bits, *probe;
+    bool general, json, leave_task, cross, tasks, sketch;
+    const char *bits, *probe, *labels;
 };
 
 static int usage_error(const char *what, const char *word)
@@ -58,7 +61,7 @@ static int arguments_parse(struct arguments *a, int argc, char **argv)
         {"--router", &a->router, NULL}, {"--general", NULL, &a->general}, {"--json", NULL, &a->json},
         {"--bits", &a->bits, NULL},     {"--probe", &a->probe, NULL},     {"--cross", NULL, &a->cross},     
         {"--leave-task", NULL, &a->leave_task},
-        {"--tasks", NULL, &a->tasks},
+        {"--tasks", NULL, &a->tasks},     {"--sketch", NULL, &a->sketch}, {"--labels", &a->labels, NULL},
     };
     for (int i = 0; i < argc; i++) {
         size_t k = 0, n = sizeof table / sizeof table[0];
@@ -69,6 +72,7 @@ static int arguments_parse(struct arguments *a, int argc, char **argv)
         else if (i + 1 == argc) return usage_error("wants a value after", argv[i]);
         else *table[k].value = argv[++i];
     }
+    if (a->labels && strtoul(a->labels, NULL, 10) == 0) return usage_error("--labels wants a number, not", a->labels);
     if (a->bits && bits_of(a->bits) == 0) return usage_error("--bits wants a number from 8 to 17, not", a->bits);
     return CLI_OK;
 }
@@ -103,7 +107,10 @@ static enum err_code score_by_file(const struct arguments *a, const struct train
     struct router *r;
     enum err_code code = router_load(&r, a->router, e);
     if (code) return code;
-    if (r->info.tiers != rows->columns)
+    if (router_wants_key(r))
+        code = err_set(e, ERR_INVALID, "%.100s was refitted from a log and scores with that log's key alone; score what it was "
+                       "refitted from, router %s", a->router, r->info.base);
+    else if (r->info.tiers != rows->columns)
         code = err_set(e, ERR_INVALID, "%.100s scores %d models, --tiers names %d", a->router, r->info.tiers, rows->columns);
     for (size_t i = 0; !code && i < rows->count; i++) {
         struct router_input in = train_input(&rows->row[i]);
@@ -112,6 +119,16 @@ static enum err_code score_by_file(const struct arguments *a, const struct train
         for (int c = 0; c < rows->columns; c++) p[i][c] = s.p[model_tier(rows->columns, c)];
     }
     router_free(r);
+    return code;
+}
+
+static enum err_code score_by_sketch(const struct arguments *a, const struct train_rows *rows, double (*p)[TIERS],
+                                     struct err *e)
+{
+    struct router *prior = NULL;
+    enum err_code code = a->router ? router_load(&prior, a->router, e) : ERR_OK;
+    if (code == ERR_OK) code = score_sketch(rows, prior, a->labels ? strtoul(a->labels, NULL, 10) : 0, p, e);
+    router_free(prior);
     return code;
 }
 
@@ -216,7 +233,8 @@ static int run_score(const struct arguments *a)
     if (!code && !(p = calloc(rows.count + 1, sizeof *p))) code = err_set(&e, ERR_MEMORY, "out of memory");
     struct train_options options = options_of(a);
     if (!code)
-        code = a->router       ? score_by_file(a, &rows, p, &e)
+        code = a->sketch       ? score_by_sketch(a, &rows, p, &e)
+               : a->router     ? score_by_file(a, &rows, p, &e)
                : a->leave_task ? score_leave_task(&rows, &options, p, &e)
                                : score_cross(&rows, &options, p, &e);
     if (!code) code = score_rows(&report, &rows, (const double(*)[TIERS])p, &e);
@@ -270,15 +288,21 @@ static int run_train(const struct arguments *a)
     return code ? CLI_FAILED : CLI_OK;
 }
 
-/* What each setting of one threshold for edge and region gave on rows the fit had not seen. */
+/* What each setting gave on rows that neither the fit nor the choice of its thresholds had seen. */
 static void print_dial(const struct router *router)
 {
     if (router->probe_w) (void)printf("probe        %u numbers of hidden state\n", router->probe.embedding);
-    (void)printf("\nthreshold   right    edge  region    core\n");
+    struct policy prices;
+    policy_defaults(&prices);
+    (void)printf("\n   edge   region    right   %%core    edge  region    core\n");
     for (int s = 0; s < MODEL_DIAL; s++) {
         const struct model_dial *d = &router->dial[s];
-        (void)printf("%9.3f  %6.3f  %6.3f  %6.3f  %6.3f\n", (double)d->threshold[0], (double)d->accuracy,
-                     (double)d->share[TIER_EDGE], (double)d->share[TIER_REGION], (double)d->share[TIER_CORE]);
+        double price = 0;
+        for (int t = 0; t < TIERS; t++)
+            price += 100 * (double)d->share[t] * prices.price[t].input_usd / prices.price[TIER_CORE].input_usd;
+        (void)printf("%7.3f  %7.3f   %6.3f  %6.1f  %6.3f  %6.3f  %6.3f\n", (double)d->threshold[0], (double)d->threshold[1],
+                     (double)d->accuracy, price, (double)d->share[TIER_EDGE], (double)d->share[TIER_REGION],
+                     (double)d->share[TIER_CORE]);
     }
 }
 
@@ -297,6 +321,9 @@ static int run_info(const struct arguments *a)
                  info.general ? "yes" : "no");
     for (int i = 0; i < info.tiers; i++)
         (void)printf("%-12s %s\n", tier_name(model_tier(info.tiers, i)), info.names[i]);
+    if (info.base[0])
+        (void)printf("refitted     from %s on %lld, %lld and %lld labels, for sketch key %s\n", info.base,
+                     (long long)info.labels[0], (long long)info.labels[1], (long long)info.labels[2], info.key);
     print_dial(router);
     router_free(router);
     return CLI_OK;

@@ -64,6 +64,9 @@ static void print_head(const json_t *ready)
                  text_of(ready, "status"), text_of(ready, "tier"), text_of(ready, "version"), seconds / 86400,
                  seconds / 3600 % 24, seconds / 60 % 60, seconds % 60,
                  (long long)json_integer_value(json_object_get(ready, "requests")));
+    const json_t *router = json_object_get(ready, "router");
+    if (router)
+        (void)printf("router: %s; %s\n", json_is_true(json_object_get(router, "stale")) ? "STALE" : "fresh", text_of(router, "why"));
 }
 
 static void print_backends(const json_t *ready, const char *metrics)

@@ -2,6 +2,7 @@
 #include "cli/client_options.h"
 #include "cli/policy.h"
 #include "cli/rows.h"
+#include "cli/tune.h"
 
 #include "base/clock.h"
 #include "router/tune.h"
@@ -17,6 +18,7 @@ static const char HELP[] =
     "                 [--json] [--svg FILE] [--apply [--socket PATH]]\n"
     "       rung tune undo [--socket PATH]\n"
     "       rung tune arms [--log FILE] [--since 7d] [--json]\n"
+    "       rung tune refit --router FILE -o FILE [--log FILE] [--since 30d] [--node NAME] [--json] [--apply]\n"
     "\n"
     "Says what other thresholds would have got right, cost and taken, from the decisions in the log: replayed with\n"
     "importance weights and a model of each tier, with 95 % intervals, never run again. Shows the frontier of price\n"
@@ -26,6 +28,10 @@ static const char HELP[] =
     "\n"
     "`arms` compares the policies of an experiment as they ran: the intervals hold however often one looks, so an\n"
     "experiment may be stopped as soon as one of them leaves zero out.\n"
+    "\n"
+    "`refit` teaches the router in use (--router) what the log's labels say, from keyed sketches: no prompt is needed.\n"
+    "What is not surely better on labels left out stays as it was. --apply asks the node to keep the new router beside\n"
+    "its own and to switch to it; `undo` goes back.\n"
     "\n"
     "It needs labels (/v1/feedback, checkers, shadow runs) and a policy that explores (policy.explore, 1 % by\n"
     "default). What the log cannot support is refused with the reason.\n"
@@ -262,9 +268,9 @@ static int tune_arms(const char *path, int64_t since_wall_ms, bool json)
 }
 
 struct words {
-    const char *db, *since, *node, *loss, *edge, *region, *svg;
+    const char *db, *since, *node, *loss, *edge, *region, *svg, *router, *out;
     struct client_options where;
-    bool json, help, arms, apply;
+    bool json, help, arms, apply, refit;
 };
 
 static int apply(const struct tune *tune, const struct words *w)
@@ -290,6 +296,10 @@ static int tune(const struct words *w)
         return CLI_USAGE;
     if (since > 0) options.since_wall_ms = clock_wall_ms() - since;
     if (w->arms) return tune_arms(w->db, options.since_wall_ms, w->json);
+    if (w->refit) {
+        const struct tune_refit refit = {w->db, w->node, w->router, w->out, options.since_wall_ms, &w->where, w->json, w->apply};
+        return tune_refit(&refit);
+    }
     options.try_one = w->edge || w->region;
     options.try_threshold[TIER_CORE] = -1;
     struct tune *t;
@@ -313,7 +323,8 @@ int cmd_tune(int argc, char **argv)
     const struct cli_option options[] = {{"--log", &w.db, NULL}, {"--db", &w.db, NULL}, {"--since", &w.since, NULL},
                                          {"--node", &w.node, NULL}, {"--loss", &w.loss, NULL},
                                          {"--edge", &w.edge, NULL}, {"--region", &w.region, NULL},
-                                         {"--svg", &w.svg, NULL}, {"--json", NULL, &w.json},
+                                         {"--svg", &w.svg, NULL}, {"--router", &w.router, NULL}, {"-o", &w.out, NULL},
+                                         {"--json", NULL, &w.json},
                                          {"--socket", &w.where.socket, NULL}, {"--apply", NULL, &w.apply},
                                          {"--help", NULL, &w.help}, {"-h", NULL, &w.help}};
     int words = cli_options_read(argc, argv, options, sizeof options / sizeof options[0]);
@@ -325,7 +336,8 @@ int cmd_tune(int argc, char **argv)
     if (words == 1 && strcmp(argv[1], "undo") == 0)
         return policy_send("tune", &w.where, json_pack("{s:s}", "action", "undo"), w.json);
     w.arms = words == 1 && strcmp(argv[1], "arms") == 0;
-    if (words > 0 && !w.arms) {
+    w.refit = words == 1 && strcmp(argv[1], "refit") == 0;
+    if (words > 0 && !w.arms && !w.refit) {
         (void)fprintf(stderr, "rung tune: does not know '%s'; rung tune --help shows how\n", argv[1]);
         return CLI_USAGE;
     }

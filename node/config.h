@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/tier.h"
 #include "router/policy.h"
+#include "router/tune_arms.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -104,6 +105,10 @@ struct config {
     char *broker_connect;     /* worker.connect: the broker a `rung worker` serves */
     char *broker_key;         /* worker.server_key */
     char *router_file;        /* router.file; NULL: none, everything scores 0.5 */
+    double stale_calibration, stale_unfamiliar; /* router.stale.*: bounds */
+    int watch_ms;             /* router.watch_ms: how often the log is looked at */
+    bool arms_promote;        /* arms.promote: auto */
+    struct arms_rule arms_rule; /* arms.* */
     struct policy policy;     /* policy.*: seeds the policies table */
     bool accept_policy;       /* policy.accept_from_above */
     bool send_policy;         /* policy.send_below */
@@ -111,6 +116,7 @@ struct config {
     int64_t log_keep_days;    /* log.keep_days; 30 */
     int64_t log_keep_bytes;   /* log.keep_bytes; 1 GiB */
     bool log_prompts;         /* log.store_prompts; false */
+    char *log_sketch_key_file; /* log.sketch_key_file; NULL: the log's own key */
     bool log_ship;            /* log.ship: send rows up; true at the edge and region */
     int heartbeat_ms;         /* health.heartbeat_ms; 1000 */
     int heartbeats_missed;    /* health.missed_max; 3 */

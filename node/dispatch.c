@@ -104,7 +104,7 @@ static bool can(const struct dispatch *want, const struct backend *backend, cons
 
 /* Larger is better; compared in this order. */
 struct merit {
-    bool same_identity;
+    bool same_identity, preferred;
     int match, order;
     double load; /* share of its capacity in use, after this request; capacity = slots x weight */
 };
@@ -112,6 +112,7 @@ struct merit {
 static bool better(const struct merit *a, const struct merit *b)
 {
     if (a->same_identity != b->same_identity) return a->same_identity;
+    if (a->preferred != b->preferred) return a->preferred;
     if (a->order != b->order) return a->order < b->order;
     if (a->match != b->match) return a->match > b->match;
     return a->load < b->load;
@@ -132,6 +133,8 @@ struct backend *dispatch_pick(const struct node *node, const struct dispatch *wa
         }
         struct merit m = {
             .same_identity = want->prefix_identity && model->identity && strcmp(model->identity, want->prefix_identity) == 0,
+            .preferred = want->prefer && want->prefer[0] &&
+                         (strcmp(want->prefer, b->name) == 0 || (model->name && strcmp(want->prefer, model->name) == 0)),
             .order = b->order,
             .load = (b->running + 1) / ((b->slots > 0 ? b->slots : 32) * (b->weight > 0 ? b->weight : 1)),
         };

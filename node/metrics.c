@@ -2,6 +2,7 @@
 
 #include "node/gpu.h"
 #include "node/node.h"
+#include "node/watch.h"
 
 #include "base/clock.h"
 #include "engine/engine.h"
@@ -233,6 +234,19 @@ static void write_log(const struct node *node, struct buf *out)
     gauge(out, "rung_log_unshipped_rows", "gauge", "rows the node above has not acknowledged", (double)s.unshipped);
 }
 
+static void write_stale(const struct node *node, struct buf *out)
+{
+    const struct stale *s = watch_stale(node->watch);
+    if (!s) return;
+    gauge(out, "rung_router_stale", "gauge", "1: the router's probabilities or its prompts have drifted past a bound", s->stale);
+    gauge(out, "rung_router_unfamiliar_share", "gauge", "of the last decisions, prompts unlike the router's fit", s->unfamiliar);
+    head(out, "rung_router_calibration_drift", "gauge", "promised less labelled share of right answers, last seven days");
+    for (int t = 0; t < TIERS; t++)
+        if (s->tier[t].labels > 0)
+            buf_addf(out, "rung_router_calibration_drift{tier=\"%s\"} %.6g\n", tier_name((enum tier)t),
+                     s->tier[t].promised - s->tier[t].was);
+}
+
 void metrics_write(const struct node *node, struct buf *out)
 {
     const struct metrics *m = node->metrics;
@@ -252,4 +266,5 @@ void metrics_write(const struct node *node, struct buf *out)
     write_engines(node, out);
     write_gpus(node, out);
     write_log(node, out);
+    write_stale(node, out);
 }

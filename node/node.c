@@ -1,6 +1,7 @@
 /* A node's life: read the configuration, open what it names, run the loop, drain, close. */
 #include "node/gpu.h"
 #include "node/node.h"
+#include "node/watch.h"
 
 #include "base/clock.h"
 #include "base/textlog.h"
@@ -34,29 +35,45 @@ static enum err_code open_links(struct node *node, struct err *e)
     return code;
 }
 
-/* Without its router a node still routes: by position in the ladder, and it says so. */
-static void open_router(struct node *node)
+/* 32 bytes as 64 hex digits, in a file that others cannot read. */
+static enum err_code read_sketch_key(unsigned char out[32], const char *path, struct err *e)
 {
-    struct err e;
-    if (!node->config->router_file) return;
-    if (router_load(&node->router, node->config->router_file, &e) == ERR_OK)
-        router_info(node->router, &node->router_info);
-    else
-        textlog(TEXTLOG_ERROR, "router_failed", "file=%s why=\"%s\"", node->config->router_file, e.msg);
+    char text[65] = "", digits[3] = "";
+    struct stat about;
+    FILE *f = fopen(path, "r");
+    if (!f) return err_set(e, ERR_IO, "log.sketch_key_file %.100s: %s", path, strerror(errno));
+    bool open = fstat(fileno(f), &about) != 0 || (about.st_mode & 007) != 0;
+    size_t n = fread(text, 1, 64, f);
+    (void)fclose(f);
+    if (open) return err_set(e, ERR_INVALID, "log.sketch_key_file %.100s: others may read it; chmod 600", path);
+    if (n != 64 || strspn(text, "0123456789abcdefABCDEF") != 64)
+        return err_set(e, ERR_INVALID, "log.sketch_key_file %.100s: wants 64 hex digits (32 random bytes)", path);
+    for (int i = 0; i < 32; i++) {
+        memcpy(digits, text + 2 * i, 2);
+        out[i] = (unsigned char)strtoul(digits, NULL, 16);
+    }
+    return ERR_OK;
 }
 
 static enum err_code open_log(struct node *node, struct err *e)
 {
     const struct config *c = node->config;
+    unsigned char shared[32];
+    enum err_code code = c->log_sketch_key_file ? read_sketch_key(shared, c->log_sketch_key_file, e) : ERR_OK;
+    if (code != ERR_OK) return code;
+    if (c->log_sketch_key_file) memcpy(node->sketch_key, shared, sizeof shared);
     if (!c->log_path) {
         if (getrandom(node->key, sizeof node->key, 0) != (ssize_t)sizeof node->key) return err_set(e, ERR_IO, "no random key");
         return ERR_OK;
     }
     const struct log_options options = {.path = c->log_path, .node = c->node, .tier = c->tier,
                                         .keep_ms = c->log_keep_days * 86400000, .keep_bytes = c->log_keep_bytes,
-                                        .store_prompts = c->log_prompts};
-    enum err_code code = log_open(&node->log, &options, e);
-    if (code == ERR_OK) log_key(node->log, node->key);
+                                        .store_prompts = c->log_prompts,
+                                        .sketch_key = c->log_sketch_key_file ? shared : NULL};
+    code = log_open(&node->log, &options, e);
+    if (code != ERR_OK) return code;
+    log_key(node->log, node->key);
+    log_sketch_key(node->log, node->sketch_key);
     return code;
 }
 
@@ -108,13 +125,14 @@ static enum err_code node_open(struct node *node, bool worker, struct err *e)
     if (code != ERR_OK) return code;
     node->metrics = metrics_new();
     if (!node->metrics) return err_set(e, ERR_MEMORY, "no memory for the metrics");
-    open_router(node);
+    node_router_open(node);
     code = gpu_monitor_new(&node->gpus, NULL, e);
     if (code == ERR_OK) code = request_table_new(node, e);
     if (code == ERR_OK && node->config->tier == TIER_EDGE && node->log) code = shadows_new(node, e);
     for (int i = 0; i < node->config->backend_count && code == ERR_OK; i++) code = open_backend(node, &node->config->backends[i], e);
     if (code == ERR_OK) code = open_fronts(node, worker, e);
     if (code == ERR_OK && node->log && node->config->log_ship) code = shipper_new(&node->shipper, node, e);
+    if (code == ERR_OK && node->log) code = watch_new(&node->watch, node, e);
     return code;
 }
 
@@ -124,6 +142,7 @@ static void node_close(struct node *node)
 {
     http_front_free(node->http);
     node->http = NULL;
+    watch_stop(node->watch);
     shadows_close(node);
     request_table_free(node);
     shadows_free(node);
@@ -134,6 +153,7 @@ static void node_close(struct node *node)
     if (node->log) log_close(node->log, 5000);
     if (node->loop) loop_run_posts(node->loop); /* what the writer posted last */
     shipper_free(node->shipper);
+    watch_free(node->watch);
     router_free(node->router);
     gpu_monitor_free(node->gpus);
     metrics_free(node->metrics);
@@ -204,6 +224,11 @@ bool node_health_json(const struct node *node, bool ready, struct buf *out)
         buf_addf(out, "%s\"%s\":%s", first ? "" : ",", tier_name((enum tier)t), state[t].available ? "true" : "false");
         first = 0;
     }
+    const struct stale *stale = watch_stale(node->watch);
+    char reason[STALE_WHY + 64];
+    if (stale)
+        buf_addf(out, "},\"router\":{\"stale\":%s,\"why\":%s", stale->stale ? "true" : "false",
+                 textlog_quote(stale->why, reason, sizeof reason));
     buf_adds(out, "},\"backends\":[");
     static const char *const HEALTH[] = {"starting", "up", "down", "draining", "warming"};
     for (const struct backend *b = node->backends; b; b = b->next) {

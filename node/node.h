@@ -19,6 +19,7 @@ struct shipper;
 struct node_options;
 struct shadows;
 struct gpu_monitor;
+struct watch;
 
 struct node {
     const struct node_options *options; /* as started; for reading the configuration again */
@@ -39,10 +40,12 @@ struct node {
     struct shipper *shipper;        /* NULL: no rows go up */
     struct shadows *shadows;        /* NULL: none are made here */
     struct gpu_monitor *gpus;       /* those under engines here */
+    struct watch *watch;            /* NULL: there is no log to look at */
     uint64_t last_call;             /* calls are numbered from here */
     bool draining;
     int64_t started_wall_ms;
-    unsigned char key[32];          /* for hashes and sketches */
+    unsigned char key[32];          /* for prompt hashes */
+    unsigned char sketch_key[32];   /* for sketches, and for a router refitted from them */
 };
 
 /* ---- requests (node/request.c) ---- */
@@ -91,6 +94,7 @@ struct dispatch {
     struct backend *const *avoid;
     int avoid_count;
     bool local_only;               /* private to the device */
+    const char *prefer;            /* a backend's or model's name to take first; "" or NULL: none */
     const char *prefix_identity;   /* going on from tokens of this identity: prefer it. NULL: not going on */
 };
 struct backend *dispatch_pick(const struct node *node, const struct dispatch *want, bool *busy);
@@ -112,16 +116,29 @@ int node_main(enum tier tier, const struct node_options *options);
 
 /* ---- policies (node/policies.c) ---- */
 
+/* ---- the router in force (node/routers.c) ---- */
+
+/* At start: the router that the policy names, else router.file. Without one a node still routes, and says so. */
+void node_router_open(struct node *node);
+/* Switch to the router of that fingerprint, kept beside router.file; "": router.file itself. Nothing changes on an error:
+ * ERR_NOT_FOUND, ERR_CORRUPT, ERR_INVALID (another log's). Blocks for the reading of a few MB. */
+ERR_CHECKED enum err_code node_router_switch(struct node *node, const char *fingerprint, struct err *e);
+/* Keeps a copy of a router file beside router.file under its fingerprint, which it tells. Errors as router_load, and
+ * ERR_INVALID: not for this node's models or key. */
+ERR_CHECKED enum err_code node_router_keep(struct node *node, const char *file, char fingerprint[17], struct err *e);
+
 /* At start: from the log's table, or seeded from the configuration. */
 ERR_CHECKED enum err_code node_policy_open(struct node *node, struct err *e);
 /* Reload the policy part of the configuration (SIGHUP, `rung reload`): a bad file changes nothing. */
 ERR_CHECKED enum err_code node_reload(struct node *node, struct err *e);
-/* What an operator asks for, as JSON: {"action": "set" | "undo" | "reload" | "try" | "stop" | "promote", "policy"?: {…},
+/* What an operator asks for, as JSON: {"action": "set" | "router" ("file") | "undo" | "reload" | "try" | "stop" | "promote", "policy"?: {…},
  * "share"?: 0…1, "by"?: "request" | "conversation" | "tenant"}. Errors: ERR_SYNTAX, ERR_INVALID (the field), ERR_IO. */
 ERR_CHECKED enum err_code node_policy_command(struct node *node, const char *body, size_t len, struct err *e);
 /* A policy that the node above sends (policy.accept_from_above): stored as the next version unless it is the one in force
  * already. Privacy only ever gets tighter by it. Errors: ERR_UNSUPPORTED (not accepted here), ERR_SYNTAX, ERR_INVALID. */
 ERR_CHECKED enum err_code node_policy_from_above(struct node *node, const char *json, struct err *e);
+/* Ends the experiment by rule: B becomes the policy, or not. Errors: ERR_INVALID (none runs), ERR_IO. */
+ERR_CHECKED enum err_code node_experiment_end(struct node *node, bool promote, struct err *e);
 /* The policy in force, and the experiment's where one runs. */
 void node_policy_json(const struct node *node, struct buf *out);
 /* Uniform in [0, 1), the same for the same id and salt. */

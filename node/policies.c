@@ -21,6 +21,14 @@ static bool same_policy(const struct policy *a, const struct policy *b)
     return strcmp(x, y) == 0;
 }
 
+/* The configuration names no router: that part stays as it is. */
+static bool same_but_router(const struct policy *a, const struct policy *b)
+{
+    struct policy p = *a, q = *b;
+    p.router[0] = q.router[0] = '\0';
+    return same_policy(&p, &q);
+}
+
 static enum err_code latest(struct node *node, const char *source, const char *arm, int64_t before, struct policy *out,
                             bool *found, struct err *e)
 {
@@ -56,7 +64,8 @@ enum err_code node_policy_open(struct node *node, struct err *e)
     if (code == ERR_OK) code = latest(node, NULL, "B", 0, &trial, &has_trial, e);
     if (code != ERR_OK) return code;
     if (has_trial && trial.share > 0) node->trial = trial;
-    if (found && was_seeded && same_policy(&seeded, &node->config->policy)) {
+    if (found) memcpy(node->policy.router, stored.router, sizeof stored.router);
+    if (found && was_seeded && same_but_router(&seeded, &node->config->policy)) {
         node->policy = stored;
         return ERR_OK;
     }
@@ -65,7 +74,12 @@ enum err_code node_policy_open(struct node *node, struct err *e)
 
 static enum err_code put(struct node *node, struct policy *next, const char *source, struct err *e)
 {
-    enum err_code code = store(node, next, source, e);
+    bool switches = strcmp(next->arm, "A") == 0 && strcmp(next->router, node->policy.router) != 0;
+    enum err_code code = switches ? node_router_switch(node, next->router, e) : ERR_OK;
+    if (code == ERR_OK) code = store(node, next, source, e);
+    struct err again;
+    if (code != ERR_OK && switches && node_router_switch(node, node->policy.router, &again) != ERR_OK)
+        textlog(TEXTLOG_ERROR, "router_failed", "why=\"%s\"", again.msg);
     if (code != ERR_OK) return code;
     if (strcmp(next->arm, "A") == 0) node->policy = *next;
     else if (next->share > 0) node->trial = *next;
@@ -83,6 +97,7 @@ enum err_code node_reload(struct node *node, struct err *e)
     if (code != ERR_OK) return code;
     if (!same_policy(&fresh->policy, &node->config->policy)) {
         struct policy next = fresh->policy;
+        memcpy(next.router, node->policy.router, sizeof next.router);
         code = put(node, &next, "config", e);
         if (code == ERR_OK) node->config->policy = fresh->policy;
     }
@@ -129,6 +144,18 @@ static enum err_code set_a(struct node *node, const json_t *body, struct err *e)
     return code == ERR_OK ? put(node, &next, source && source[0] && strlen(source) < 16 ? source : "tune", e) : code;
 }
 
+/* A router file from an operator: kept beside the old one, then named by the next policy. */
+static enum err_code set_router(struct node *node, const json_t *body, struct err *e)
+{
+    struct policy next = node->policy;
+    const char *file = json_string_value(json_object_get(body, "file"));
+    if (!file || file[0] != '/') return err_set_param(e, ERR_INVALID, "file", "'file' should be the whole path of a router file");
+    enum err_code code = node_router_keep(node, file, next.router, e);
+    if (code != ERR_OK) return code;
+    if (strcmp(next.router, node->router_info.fingerprint) == 0 && strcmp(next.router, node->policy.router) == 0) return ERR_OK;
+    return put(node, &next, "refit", e);
+}
+
 static enum err_code try_b(struct node *node, const json_t *body, struct err *e)
 {
     struct policy next;
@@ -140,6 +167,8 @@ static enum err_code try_b(struct node *node, const json_t *body, struct err *e)
     if (share <= 0 || share >= 1) return err_set_param(e, ERR_INVALID, "share", "'share' should be between 0 and 1");
     enum err_code code = merged(&node->policy, changes, &next, e);
     if (code != ERR_OK) return code;
+    if (strcmp(next.router, node->policy.router) != 0)
+        return err_set_param(e, ERR_INVALID, "router", "both arms of an experiment share one router");
     (void)snprintf(next.arm, sizeof next.arm, "B");
     next.share = share;
     next.arm_by = -1;
@@ -149,17 +178,23 @@ static enum err_code try_b(struct node *node, const json_t *body, struct err *e)
     return put(node, &next, "arms", e);
 }
 
-static enum err_code end_b(struct node *node, bool promote, struct err *e)
+static enum err_code end_b(struct node *node, bool promote, const char *source, struct err *e)
 {
     if (node->trial.share <= 0) return err_set(e, ERR_INVALID, "no experiment runs");
     struct policy winner = node->trial, over = node->trial;
     over.share = 0;
-    enum err_code code = put(node, &over, promote ? "promote" : "stop", e);
+    enum err_code code = put(node, &over, source, e);
     if (code != ERR_OK || !promote) return code;
     (void)snprintf(winner.arm, sizeof winner.arm, "A");
     winner.share = 1;
     winner.arm_by = 0;
-    return put(node, &winner, "promote", e);
+    memcpy(winner.router, node->policy.router, sizeof winner.router); /* it may have been refitted meanwhile */
+    return put(node, &winner, source, e);
+}
+
+enum err_code node_experiment_end(struct node *node, bool promote, struct err *e)
+{
+    return end_b(node, promote, "rule", e);
 }
 
 /* Back to the policy before this one. A policy that an undo brought back counts as the one it is a copy of, so that a
@@ -193,14 +228,15 @@ enum err_code node_policy_command(struct node *node, const char *body, size_t le
     if (!root) return err_set(e, ERR_SYNTAX, "line %d, column %d: %s", at.line, at.column, at.text);
     const char *action = json_string_value(json_object_get(root, "action"));
     enum err_code code;
-    if (!action) code = err_set_param(e, ERR_INVALID, "action", "'action' should be set, undo, reload, try, stop or promote");
+    if (!action) code = err_set_param(e, ERR_INVALID, "action", "'action' should be set, router, undo, reload, try, stop or promote");
     else if (strcmp(action, "set") == 0) code = set_a(node, root, e);
+    else if (strcmp(action, "router") == 0) code = set_router(node, root, e);
     else if (strcmp(action, "undo") == 0) code = undo(node, e);
     else if (strcmp(action, "reload") == 0) code = node_reload(node, e);
     else if (strcmp(action, "try") == 0) code = try_b(node, root, e);
-    else if (strcmp(action, "stop") == 0) code = end_b(node, false, e);
-    else if (strcmp(action, "promote") == 0) code = end_b(node, true, e);
-    else code = err_set_param(e, ERR_INVALID, "action", "'action' is '%.20s', should be set, undo, reload, try, stop or promote", action);
+    else if (strcmp(action, "stop") == 0) code = end_b(node, false, "stop", e);
+    else if (strcmp(action, "promote") == 0) code = end_b(node, true, "promote", e);
+    else code = err_set_param(e, ERR_INVALID, "action", "'action' is '%.20s', should be set, router, undo, reload, try, stop or promote", action);
     json_decref(root);
     return code;
 }
@@ -215,6 +251,8 @@ enum err_code node_policy_from_above(struct node *node, const char *json, struct
     next.share = 1;
     next.arm_by = 0;
     next.private_default |= node->policy.private_default;
+    memcpy(next.router, node->policy.router, sizeof next.router); /* fitted to this node's models and log */
+    memcpy(next.prefer, node->policy.prefer, sizeof next.prefer); /* a name of this node's */
     next.shadow = node->policy.shadow; /* what a device spends on being judged is its own affair */
     if (same_policy(&next, &node->policy)) return ERR_OK;
     return put(node, &next, "above", e);

@@ -147,6 +147,7 @@ static void want_of(const struct request *r, enum tier tier, struct dispatch *ou
     *out = (struct dispatch){
         .tier = tier,
         .name = r->model_name,
+        .prefer = r->policy.prefer,
         .submit = r->submit,
         .avoid = r->tried,
         .avoid_count = r->tried_count,

@@ -30,7 +30,8 @@ void request_hold_begin(struct request *r)
     const struct policy *policy = &r->policy;
     const struct msg_submit *s = r->submit;
     r->holding = r->tier == TIER_EDGE && r->node->config->tier == TIER_EDGE && policy->probe && !r->escalated &&
-                 !r->decision.explored && s->forced == TIER_NONE && !s->device_private && !policy->private_default &&
+                 s->forced == TIER_NONE && /* explored ones too: what follows a choice must be what follows it anyway */
+                 !s->device_private && !policy->private_default &&
                  !request_goes_on(r) && (r->node->router || s->has_json_format) && (!s->stream || policy->hold_tokens > 0) &&
                  higher_tier_there(r);
     if (r->holding && s->stream && policy->hold_ms > 0)

@@ -1,5 +1,5 @@
 /* Which features moved a score: each is taken away in its turn, and the prompt scored again without it. */
-#include "router/model.h"
+#include "router/own.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -63,10 +63,20 @@ static void gram_name(char *out, size_t size, const char *lowered, const struct 
     (void)snprintf(out, size, "%s \"%.*s\"", g->kind == GRAM_WORD ? "word" : "words", len, from);
 }
 
+/* What a log's labels added: sketches name no words, so it is one sum. */
+static struct router_reason own_reason(const struct router *r, const struct router_input *in)
+{
+    struct router_reason out = {.feature = "this log's own labels"};
+    struct router_scores s;
+    router_score(r, in, &s);
+    out.weight = own_logit(s.p[TIER_EDGE]) - own_logit(s.base.p[TIER_EDGE]);
+    return out;
+}
+
 int router_explain(const struct router *r, const struct router_input *in, struct router_reason *out, int max)
 {
     struct finding *f = calloc(1, sizeof *f);
-    struct router_reason *all = calloc(EXPLAIN_GRAMS + COUNTED, sizeof *all);
+    struct router_reason *all = calloc(EXPLAIN_GRAMS + COUNTED + 1, sizeof *all);
     char *lowered = calloc(FEATURES_TEXT_MAX + 1, 1);
     int count = 0;
     if (f && all && lowered) {
@@ -92,6 +102,7 @@ int router_explain(const struct router *r, const struct router_input *in, struct
             (void)snprintf(all[count].feature, sizeof all[count].feature, "%s", counted_name((enum counted)c));
             all[count++].weight = whole - log_odds(r, &less);
         }
+        if (r->own && r->key) all[count++] = own_reason(r, in);
         qsort(all, (size_t)count, sizeof *all, by_weight);
         while (count > 0 && fabs(all[count - 1].weight) < 1e-4) count--;
         if (count > max) count = max;

@@ -265,6 +265,11 @@ void log_key(const struct decision_log *log, unsigned char out[32])
     memcpy(out, log->key, sizeof log->key);
 }
 
+void log_sketch_key(const struct decision_log *log, unsigned char out[32])
+{
+    memcpy(out, log->sketch_key, sizeof log->sketch_key);
+}
+
 void log_prompt_hash(const struct decision_log *log, const char *text, size_t len, unsigned char out[16])
 {
     (void)crypto_generichash(out, 16, (const unsigned char *)text, len, log->key, sizeof log->key);
@@ -295,6 +300,7 @@ static void log_free(struct decision_log *log)
     (void)pthread_mutex_destroy(&log->lock);
     sodium_memzero(log->key, sizeof log->key);
     decisions_free(log->spare);
+    sodium_memzero(log->sketch_key, sizeof log->sketch_key);
     free(log->path);
     free(log->node);
     free(log);
@@ -320,6 +326,7 @@ enum err_code log_open(struct decision_log **out, const struct log_options *opti
     code = store_open(&log->store, &own, e);
     if (code != ERR_OK) goto failed;
     memcpy(log->key, log->store.key, sizeof log->key);
+    memcpy(log->sketch_key, options->sketch_key ? options->sketch_key : log->key, sizeof log->sketch_key);
     log->stats.bytes = store_bytes(&log->store);
     log->stats.unshipped = log->store.next_id - 1 - log->store.shipped_id;
     if (pthread_create(&log->writer, NULL, writer_run, log) == 0) {

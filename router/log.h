@@ -23,6 +23,7 @@ struct log_options {
     int64_t keep_ms;           /* older rows go; 0: 30 days */
     int64_t keep_bytes;        /* the oldest rows go when the file is larger; 0: 1 GiB */
     bool store_prompts;        /* keep prompt and answer text; off by default */
+    const unsigned char *sketch_key; /* (32) of the sketches, shared by a fleet; NULL: the log's own */
 };
 /* Opens, migrates, starts the writer. Errors: ERR_IO, ERR_CORRUPT, ERR_VERSION (made by a newer rung), ERR_MEMORY. */
 ERR_CHECKED enum err_code log_open(struct decision_log **out, const struct log_options *options, struct err *e);
@@ -56,6 +57,7 @@ struct log_row {
     /* Or, in place of prompt_hash and sketch: the text itself, from which the writer's thread makes both (a keyed sketch
      * costs more than the whole request path), and which it then forgets. */
     struct router_input about;            /* its text and context are copied */
+    struct router_base base;              /* goes into the sketch; an id of zeros: none */
     bool has_text, wants_sketch;
 };
 struct log_hop {
@@ -112,6 +114,7 @@ bool log_flush(struct decision_log *log, int wait_ms);
 
 /* The log's secret key for hashes and sketches, made at first open and kept in the database's `meta` table. */
 void log_key(const struct decision_log *log, unsigned char out[32]);
+void log_sketch_key(const struct decision_log *log, unsigned char out[32]); /* the same, unless one was given */
 /* Keyed hash of a prompt (BLAKE2b-128). */
 void log_prompt_hash(const struct decision_log *log, const char *text, size_t len, unsigned char out[16]);
 

@@ -267,6 +267,7 @@ struct ship_row {
     struct log_value hops[HOPS_MAX][HOP_WIDTH];
     int hop_count;
     const unsigned char *sketch;
+    size_t sketch_len;
 };
 
 static void read_decision(struct unpack *u, struct ship_row *row, uint32_t *fields)
@@ -277,8 +278,10 @@ static void read_decision(struct unpack *u, struct ship_row *row, uint32_t *fiel
     for (int i = 0; i < row->hop_count && !u->bad; i++) read_columns(u, &LOG_HOPS, row->hops[i]);
     struct log_value sketch = {.kind = VALUE_NULL};
     if (*fields > 5) sketch = unpack_value(u);
-    if (sketch.kind != VALUE_NULL && (sketch.kind != VALUE_BLOB || sketch.len != ROUTER_SKETCH_BYTES)) u->bad = true;
+    if (sketch.kind != VALUE_NULL && (sketch.kind != VALUE_BLOB || sketch.len > ROUTER_SKETCH_BYTES)) /* an older node's are shorter */
+        u->bad = true;
     row->sketch = sketch.kind == VALUE_BLOB ? sketch.bytes : NULL;
+    row->sketch_len = sketch.len;
     *fields = *fields > 6 ? *fields - 6 : 0;
 }
 
@@ -382,7 +385,7 @@ static int store_row(struct store *store, struct store_origin origin, const stru
 {
     if (row->kind == KIND_LABEL) return store_add_label(store, origin, row->values, stored);
     struct store_decision decision = {.values = row->values, .hops = row->hops, .hop_count = row->hop_count,
-                                      .sketch = row->sketch};
+                                      .sketch = row->sketch, .sketch_len = row->sketch_len};
     return store_add_decision(store, origin, &decision, stored);
 }
 

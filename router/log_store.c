@@ -208,12 +208,12 @@ static int add_hops(struct store *store, int64_t decision, const struct store_de
     return SQLITE_OK;
 }
 
-static int add_sketch(struct store *store, int64_t decision, const unsigned char *sketch)
+static int add_sketch(struct store *store, int64_t decision, const unsigned char *sketch, size_t len)
 {
     sqlite3_stmt *st = store_statement(store, STORE_SKETCH);
     if (!st) return store->last_code;
     (void)sqlite3_bind_int64(st, 1, decision);
-    (void)sqlite3_bind_blob(st, 2, sketch, ROUTER_SKETCH_BYTES, SQLITE_STATIC);
+    (void)sqlite3_bind_blob(st, 2, sketch, (int)len, SQLITE_STATIC);
     return store_run(store, st);
 }
 
@@ -240,7 +240,7 @@ int store_add_decision(struct store *store, struct store_origin origin, const st
     if (rc != SQLITE_OK || !*stored) return rc;
     store->next_id++;
     rc = add_hops(store, id, decision);
-    if (rc == SQLITE_OK && decision->sketch) rc = add_sketch(store, id, decision->sketch);
+    if (rc == SQLITE_OK && decision->sketch) rc = add_sketch(store, id, decision->sketch, decision->sketch_len);
     if (rc == SQLITE_OK && store->store_prompts && (decision->prompt || decision->answer))
         rc = add_prompt(store, id, decision);
     if (rc == SQLITE_OK) rc = rollup_add(store->rollup, decision->values);

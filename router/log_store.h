@@ -64,7 +64,8 @@ struct store_decision {
     const struct log_value *values; /* (DECISION_WIDTH) */
     const struct log_value (*hops)[HOP_WIDTH];
     int hop_count;
-    const unsigned char *sketch;    /* (ROUTER_SKETCH_BYTES) or NULL */
+    const unsigned char *sketch;    /* (sketch_len, at most ROUTER_SKETCH_BYTES) or NULL */
+    size_t sketch_len;
     const char *prompt, *answer;    /* or NULL */
 };
 int store_add_decision(struct store *store, struct store_origin origin, const struct store_decision *decision,

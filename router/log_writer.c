@@ -20,7 +20,7 @@ static void measure_text(const struct decision_log *log, struct log_row *row)
 {
     if (!row->has_text) return; /* none, or a batch tried again */
     log_prompt_hash(log, row->about.text, row->about.text_len, row->prompt_hash);
-    if (row->wants_sketch) router_sketch(&row->about, log->key, row->sketch);
+    if (row->wants_sketch) router_sketch(&row->about, log->sketch_key, &row->base, row->sketch);
     row->has_sketch = row->wants_sketch;
     row->has_text = false;
 }
@@ -33,6 +33,7 @@ static int write_decision(struct store *store, const struct decision_entry *entr
     bool stored;
     const struct store_decision decision = {.values = values, .hops = hops, .hop_count = entry->hop_count,
                                             .sketch = entry->row.has_sketch ? entry->row.sketch : NULL,
+                                            .sketch_len = ROUTER_SKETCH_BYTES,
                                             .prompt = entry->row.prompt, .answer = entry->row.answer};
     return store_add_decision(store, (struct store_origin){0, 0}, &decision, &stored);
 }

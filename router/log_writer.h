@@ -61,8 +61,8 @@ struct decision_log {
     char *path, *node;
     int queue_rows, batch_ms;
     pthread_t writer;
-    struct store store; /* the writer's alone once it runs; `key` never changes while the log is open */
-    unsigned char key[32];
+    struct store store; /* the writer's alone once it runs; the keys never change while the log is open */
+    unsigned char key[32], sketch_key[32];
 
     pthread_mutex_t lock; /* guards what follows; never held while the disk is waited for */
     pthread_cond_t wake, settled;

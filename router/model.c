@@ -1,5 +1,5 @@
 /* Router files: writing, reading and checking them. */
-#include "router/model.h"
+#include "router/own.h"
 
 #include "base/buf.h"
 
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "router files are written as they lie in memory");
 
@@ -26,6 +27,7 @@ enum {
     TAG_NOVELTY = TAG('n', 'o', 'v', 'e'),
     TAG_DIAL = TAG('d', 'i', 'a', 'l'),
     TAG_PROBE = TAG('p', 'r', 'o', 'b'),
+    TAG_OWN = TAG('o', 'w', 'n', ' '),
 };
 
 struct section_info { /* as it lies in the file */
@@ -53,6 +55,9 @@ void router_free(struct router *r)
     free(r->buckets);
     free(r->tree);
     free(r->probe_w);
+    free(r->own);
+    if (r->key) sodium_memzero(r->key, sizeof *r->key);
+    free(r->key);
     free(r);
 }
 
@@ -75,6 +80,7 @@ static enum err_code write_file(const char *path, const struct buf *b, struct er
     FILE *f = fopen(part, "wb");
     if (!f) return err_set(e, ERR_IO, "cannot write %.150s: %s", part, strerror(errno));
     bool ok = fwrite(b->data, 1, b->len, f) == b->len;
+    ok = fflush(f) == 0 && fsync(fileno(f)) == 0 && ok;
     ok = fclose(f) == 0 && ok;
     if (ok && rename(part, path) == 0) return ERR_OK;
     enum err_code code = err_set(e, ERR_IO, "cannot write %.150s: %s", path, strerror(errno));
@@ -85,6 +91,15 @@ static enum err_code write_file(const char *path, const struct buf *b, struct er
 static void fingerprint(struct router *r, const unsigned char hash[HASH_BYTES])
 {
     for (int i = 0; i < 8; i++) (void)snprintf(r->info.fingerprint + 2 * i, 3, "%02x", hash[i]);
+    const char *base = r->own ? r->own->base : r->info.fingerprint;
+    for (int i = 0; i < 4; i++) {
+        char digits[3] = {base[2 * i], base[2 * i + 1], '\0'};
+        r->base_id[i] = (unsigned char)strtoul(digits, NULL, 16);
+    }
+    if (!r->own) return;
+    memcpy(r->info.base, r->own->base, 17);
+    memcpy(r->info.labels, r->own->labels, sizeof r->info.labels);
+    for (int i = 0; i < SKETCH_KEY_ID; i++) (void)snprintf(r->info.key + 2 * i, 3, "%02x", r->own->key_id[i]);
 }
 
 static uint32_t add_sections(struct buf *b, const struct router *r)
@@ -100,9 +115,9 @@ static uint32_t add_sections(struct buf *b, const struct router *r)
     section(b, TAG_CURVES, r->curve, sizeof r->curve, NULL, 0);
     section(b, TAG_NOVELTY, &r->novelty, sizeof r->novelty, NULL, 0);
     section(b, TAG_DIAL, r->dial, sizeof r->dial, NULL, 0);
-    if (!r->probe_w) return 8;
-    section(b, TAG_PROBE, &r->probe, sizeof r->probe, r->probe_w, r->probe.embedding * sizeof *r->probe_w);
-    return 9;
+    if (r->probe_w) section(b, TAG_PROBE, &r->probe, sizeof r->probe, r->probe_w, r->probe.embedding * sizeof *r->probe_w);
+    if (r->own) section(b, TAG_OWN, r->own, sizeof *r->own, NULL, 0);
+    return 8u + (r->probe_w != NULL) + (r->own != NULL);
 }
 
 enum err_code model_save(struct router *r, const char *path, struct err *e)
@@ -123,6 +138,11 @@ enum err_code model_save(struct router *r, const char *path, struct err *e)
     }
     buf_release(&b);
     return code;
+}
+
+enum err_code router_save(struct router *router, const char *path, struct err *e)
+{
+    return model_save(router, path, e);
 }
 
 /* ---- reading ---- */
@@ -250,6 +270,15 @@ static enum err_code read_probe(struct router *r, const struct reading *in, cons
     return ok ? ERR_OK : damaged(in, "prob", "holds no numbers");
 }
 
+static enum err_code read_own(struct router *r, const struct reading *in, const unsigned char *data, size_t len)
+{
+    if (len != sizeof *r->own) return damaged(in, "own", "has the wrong length: made by another rung, refit it again");
+    r->own = malloc(sizeof *r->own);
+    if (!r->own) return err_set(in->e, ERR_MEMORY, "out of memory reading %.100s", in->what);
+    memcpy(r->own, data, sizeof *r->own);
+    return own_valid(r->own) ? ERR_OK : damaged(in, "own", "holds no numbers or asks for what there is not");
+}
+
 static const struct section_reader {
     uint32_t tag;
     const char *name;
@@ -258,6 +287,7 @@ static const struct section_reader {
     {TAG_INFO, "info", read_info},     {TAG_GRAMS, "gram", read_grams},      {TAG_LINEAR, "line", read_linear},
     {TAG_TASKS, "task", read_tasks},   {TAG_TREES, "tree", read_trees},      {TAG_CURVES, "curv", read_curves},
     {TAG_NOVELTY, "nove", read_novelty}, {TAG_DIAL, "dial", read_dial},      {TAG_PROBE, "prob", read_probe},
+    {TAG_OWN, "own", read_own},
 };
 #define SECTIONS_COUNT (sizeof SECTIONS / sizeof SECTIONS[0])
 
@@ -281,7 +311,8 @@ static enum err_code read_sections(struct router *r, struct reading *in, uint32_
         in->at += sizeof words + padded;
     }
     for (size_t s = 0; s < SECTIONS_COUNT; s++)
-        if (!had[s] && SECTIONS[s].tag != TAG_PROBE) return damaged(in, SECTIONS[s].name, "is missing");
+        if (!had[s] && SECTIONS[s].tag != TAG_PROBE && SECTIONS[s].tag != TAG_OWN)
+            return damaged(in, SECTIONS[s].name, "is missing");
     return ERR_OK;
 }
 
@@ -329,6 +360,26 @@ enum err_code router_load(struct router **out, const char *path, struct err *e)
     if (!code) code = model_parse(out, (const unsigned char *)b.data, b.len, path, e);
     buf_release(&b);
     return code;
+}
+
+enum err_code router_use_key(struct router *r, const unsigned char key[32], struct err *e)
+{
+    struct sketch_key made;
+    sketch_key_init(&made, key);
+    if (r->own && memcmp(r->own->key_id, made.id, SKETCH_KEY_ID) != 0)
+        return err_set(e, ERR_INVALID,
+                       "router %s was refitted from sketches under key %s, this node's is %02x%02x%02x: it serves that "
+                       "log's node alone, or nodes that share log.sketch_key_file",
+                       r->info.fingerprint, r->info.key, made.id[0], made.id[1], made.id[2]);
+    if (!r->key) r->key = malloc(sizeof *r->key);
+    if (!r->key) return err_set(e, ERR_MEMORY, "out of memory");
+    *r->key = made;
+    return ERR_OK;
+}
+
+bool router_wants_key(const struct router *router)
+{
+    return router->own && !router->key;
 }
 
 void router_info(const struct router *router, struct router_info *out)

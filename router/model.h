@@ -7,6 +7,7 @@
  *              tier scores on such tasks
  *   trees      small boosted trees over all of these and the counted features, added to the mean of both
  *   calibrate  a three-parameter curve fitted on rows that the model had not seen
+ *   own        where it was refitted from a log: that log's labels' correction (router/own.h)
  *
  * On disk, little-endian: 8 bytes magic "rungrtr\n", u32 version, u32 section count, 16 bytes BLAKE2b of everything
  * after them; then the sections, each u32 tag, u32 length, data, padded to 8 bytes. Unknown tags are skipped, so that
@@ -77,8 +78,12 @@ struct model_dial {
     float share[TIERS], accuracy;
 };
 
+struct model_own;
+struct sketch_key;
+
 struct router {
     struct router_info info;
+    unsigned char base_id[4];     /* of this one or of what it was refitted from */
     unsigned bits;                /* buckets of one kind of n-gram: 2^bits */
     struct model_bucket *buckets; /* (GRAM_KINDS, 2^bits) */
     struct model_linear linear;
@@ -90,8 +95,11 @@ struct router {
     struct model_dial dial[MODEL_DIAL];
     struct model_probe probe;
     float *probe_w; /* (embedding), its mean folded into prefill_bias; NULL: no probe */
+    struct model_own *own;        /* what a log's labels added (router/own.h); NULL: nothing */
+    struct sketch_key *key;       /* the log's; NULL: not told, `own` is not used */
 };
 
+struct sketch_sums;
 /* Everything between the text and the probabilities; what fitting, explaining and scoring share. */
 struct model_sums {
     int32_t w[GRAM_KINDS][MODEL_HEADS + 1];
@@ -100,11 +108,15 @@ struct model_sums {
     float counted[COUNTED];
 };
 void model_walk(const struct router *r, const struct router_input *in, struct model_sums *out);
+/* The same, with the sums of the sketch under r->key beside them. */
+void model_walk_sketch(const struct router *r, const struct router_input *in, struct model_sums *out,
+                       struct sketch_sums *sketch);
 void model_heads(const struct router *r, const struct model_sums *sums, float heads[MODEL_HEADS]);
 /* From heads and standardised counted features to the trees' inputs and the raw score before the trees. */
 void model_inputs(const struct router *r, const float heads[MODEL_HEADS], const float *counted, float inputs[MODEL_INPUTS],
                   float raw[TIERS]);
 void model_trees(const struct router *r, const float inputs[MODEL_INPUTS], float raw[TIERS]);
+void model_tree_add(const struct model_tree *tree, const float inputs[MODEL_INPUTS], float raw[TIERS]);
 double model_calibrate(const struct model_curve *curve, double raw);
 double model_ood(const struct router *r, const struct model_sums *sums);
 /* Standardised and cut. */

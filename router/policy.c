@@ -113,7 +113,9 @@ void policy_to_json(const struct policy *policy, char *out, size_t size)
     json_t *root = json_object();
     if (!root) return;
     bool ok = json_object_set_new(root, "version", json_integer(policy->version)) == 0 &&
-              json_object_set_new(root, "arm", json_string(policy->arm)) == 0;
+              json_object_set_new(root, "arm", json_string(policy->arm)) == 0 &&
+              json_object_set_new(root, "router", json_string(policy->router)) == 0 &&
+              json_object_set_new(root, "prefer", json_string(policy->prefer)) == 0;
     for (size_t i = 0; ok && i < FIELDS_COUNT; i++)
         ok = json_object_set_new(root, FIELDS[i].key, field_json(policy, &FIELDS[i])) == 0;
     if (ok) {
@@ -150,6 +152,26 @@ static enum err_code arm_parse(struct policy *policy, const json_t *value, struc
     return ERR_OK;
 }
 
+static enum err_code prefer_parse(struct policy *policy, const json_t *value, struct err *e)
+{
+    const char *name = json_string_value(value);
+    if (!name || strlen(name) >= sizeof policy->prefer)
+        return err_set_param(e, ERR_INVALID, "prefer", "prefer must be the name of a backend or a model, at most %zu bytes",
+                             sizeof policy->prefer - 1);
+    (void)snprintf(policy->prefer, sizeof policy->prefer, "%s", name);
+    return ERR_OK;
+}
+
+static enum err_code router_parse(struct policy *policy, const json_t *value, struct err *e)
+{
+    const char *name = json_string_value(value);
+    size_t len = name ? strspn(name, "0123456789abcdef") : 1;
+    if (!name || name[len] != '\0' || (len != 0 && len != 16))
+        return err_set_param(e, ERR_INVALID, "router", "router must be a fingerprint of 16 hex digits, or \"\" for router.file");
+    (void)snprintf(policy->router, sizeof policy->router, "%s", name);
+    return ERR_OK;
+}
+
 enum err_code policy_from_json(struct policy *policy, const char *json, struct err *e)
 {
     json_error_t at;
@@ -165,6 +187,8 @@ enum err_code policy_from_json(struct policy *policy, const char *json, struct e
         else code = err_set_param(e, ERR_INVALID, "version", "version must be a whole number from 0");
     }
     if (!code && (value = json_object_get(root, "arm"))) code = arm_parse(&p, value, e);
+    if (!code && (value = json_object_get(root, "router"))) code = router_parse(&p, value, e);
+    if (!code && (value = json_object_get(root, "prefer"))) code = prefer_parse(&p, value, e);
     for (size_t i = 0; !code && i < FIELDS_COUNT; i++)
         if ((value = json_object_get(root, FIELDS[i].key))) code = field_parse(&p, &FIELDS[i], value, e);
     if (!code) *policy = p;

@@ -27,6 +27,8 @@ struct policy {
     int hold_tokens;         /* held back in a stream before the first is shown; 0: off */
     int hold_ms;             /* and no longer than this */
     double budget_usd_per_day; /* per tenant; 0: none */
+    char prefer[64];         /* a backend's or a model's name: taken first within its tier; "": none */
+    char router[17];         /* fingerprint of the router in force; "": the one of router.file */
 };
 void policy_defaults(struct policy *policy);
 /* As JSON text for the policies table and back. `out` needs 2048 bytes. Errors: ERR_SYNTAX, ERR_INVALID (the field). */

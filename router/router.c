@@ -1,5 +1,5 @@
 /* Scoring: one walk over the text, one look into the bucket table for each n-gram, then a few thousand multiplications. */
-#include "router/model.h"
+#include "router/own.h"
 
 #include "base/clock.h"
 
@@ -11,6 +11,7 @@
 struct adding {
     const struct router *r;
     struct model_sums *sums;
+    struct sketch_sums *sketch; /* NULL: none is wanted */
     uint64_t seen[GRAM_KINDS][(1u << MODEL_BITS_MAX) / 64]; /* only 2^bits of each is cleared and used */
 };
 
@@ -48,16 +49,25 @@ static void add_grams(void *ctx, const struct gram *grams, size_t count)
     }
     for (int k = 0; k < GRAM_KINDS; k++)
         for (int h = 0; h < MODEL_HEADS; h++) a->sums->w[k][h] += sum[k][h];
+    if (a->sketch) sketch_add(a->sketch, a->r->key, grams, count);
 }
 
-void model_walk(const struct router *r, const struct router_input *in, struct model_sums *out)
+void model_walk_sketch(const struct router *r, const struct router_input *in, struct model_sums *out,
+                       struct sketch_sums *sketch)
 {
     struct adding a;
     a.r = r;
     a.sums = out;
+    a.sketch = sketch;
+    if (sketch) sketch_start(sketch);
     for (int k = 0; k < GRAM_KINDS; k++) memset(a.seen[k], 0, ((size_t)1 << r->bits) / 8);
     *out = (struct model_sums){0};
     features_walk(in, add_grams, &a, out->counted);
+}
+
+void model_walk(const struct router *r, const struct router_input *in, struct model_sums *out)
+{
+    model_walk_sketch(r, in, out, NULL);
 }
 
 void model_heads(const struct router *r, const struct model_sums *sums, float heads[MODEL_HEADS])
@@ -111,15 +121,17 @@ void model_inputs(const struct router *r, const float heads[MODEL_HEADS], const 
     for (int c = 0; c < COUNTED; c++) inputs[2 * TIERS + 1 + c] = counted[c];
 }
 
+void model_tree_add(const struct model_tree *tree, const float inputs[MODEL_INPUTS], float raw[TIERS])
+{
+    unsigned node = 0;
+    for (int d = 0; d < MODEL_DEPTH; d++) node = 2 * node + 1 + (inputs[tree->input[node]] > tree->at[node]);
+    const float *leaf = tree->leaf[node - (MODEL_LEAVES - 1)];
+    for (int t = 0; t < TIERS; t++) raw[t] += leaf[t];
+}
+
 void model_trees(const struct router *r, const float inputs[MODEL_INPUTS], float raw[TIERS])
 {
-    for (int k = 0; k < r->trees; k++) {
-        const struct model_tree *tree = &r->tree[k];
-        unsigned node = 0;
-        for (int d = 0; d < MODEL_DEPTH; d++) node = 2 * node + 1 + (inputs[tree->input[node]] > tree->at[node]);
-        const float *leaf = tree->leaf[node - (MODEL_LEAVES - 1)];
-        for (int t = 0; t < TIERS; t++) raw[t] += leaf[t];
-    }
+    for (int k = 0; k < r->trees; k++) model_tree_add(&r->tree[k], inputs, raw);
 }
 
 double model_calibrate(const struct model_curve *curve, double raw)
@@ -151,20 +163,42 @@ double model_ood(const struct router *r, const struct model_sums *sums)
     return a > b ? a : b;
 }
 
+static void with_own(const struct router *r, const struct sketch_sums *sums, const float *counted,
+                     const double base[TIERS], double p[TIERS])
+{
+    struct sketch s;
+    sketch_close(&s, sums, counted);
+    own_apply(r->own, r->info.tiers, &s, base, p);
+}
+
+/* The scores a refit would stand on. */
+static void base_out(const struct router *r, const double base[TIERS], struct router_base *out)
+{
+    memcpy(out->id, r->base_id, sizeof out->id);
+    for (int t = 0; t < TIERS; t++) out->p[t] = -1;
+    for (int i = 0; i < r->info.tiers; i++) out->p[model_tier(r->info.tiers, i)] = base[i];
+}
+
 void router_score(const struct router *r, const struct router_input *in, struct router_scores *out)
 {
     int64_t start = clock_mono_us();
     struct model_sums sums;
+    struct sketch_sums sketch;
     float heads[MODEL_HEADS], inputs[MODEL_INPUTS], raw[TIERS];
+    bool own = r->own && r->key;
+    double base[TIERS] = {0}, p[TIERS];
     *out = (struct router_scores){0};
-    model_walk(r, in, &sums);
+    model_walk_sketch(r, in, &sums, own ? &sketch : NULL);
     model_heads(r, &sums, heads);
     model_inputs(r, heads, sums.counted, inputs, raw);
     model_trees(r, inputs, raw);
+    for (int i = 0; i < r->info.tiers; i++) base[i] = model_calibrate(&r->curve[i], (double)raw[i]);
+    memcpy(p, base, sizeof p);
+    if (own) with_own(r, &sketch, sums.counted, base, p);
+    base_out(r, base, &out->base);
     for (int i = 0; i < r->info.tiers; i++) {
-        enum tier t = model_tier(r->info.tiers, i);
-        out->p[t] = model_calibrate(&r->curve[i], (double)raw[i]);
-        out->known[t] = true;
+        out->p[model_tier(r->info.tiers, i)] = p[i];
+        out->known[model_tier(r->info.tiers, i)] = true;
     }
     if (r->info.tiers == 2) {
         out->p[TIER_REGION] = (out->p[TIER_EDGE] + out->p[TIER_CORE]) / 2;
@@ -188,5 +222,6 @@ double router_probe(const struct router *r, double p, const struct router_eviden
         x = (double)m->bias + (double)m->text * text + (double)m->hidden * state;
         for (int i = 0; i < MODEL_CERTAINTIES; i++) x += (double)m->weight[i] * (figure[i] - (double)m->mean[i]);
     }
+    if (r->own && r->key) x = (double)r->own->probe_a * x + (double)r->own->probe_b;
     return isfinite(x) ? 1 / (1 + exp(-x)) : p;
 }

@@ -18,6 +18,8 @@ struct router;
 /* Read a router file. Errors: ERR_IO, ERR_CORRUPT (what and where), ERR_VERSION, ERR_MEMORY. */
 ERR_CHECKED enum err_code router_load(struct router **out, const char *path, struct err *e);
 void router_free(struct router *router);
+/* Writes it: a file beside, synced, then renamed. Sets the fingerprint. Errors: ERR_IO. */
+ERR_CHECKED enum err_code router_save(struct router *router, const char *path, struct err *e);
 
 struct router_info {
     char fingerprint[17];   /* 16 hex digits: a hash of the file's content */
@@ -26,8 +28,17 @@ struct router_info {
     int64_t rows;           /* it was fitted on */
     int64_t fitted_wall_ms;
     bool general;           /* the shipped general router: not fitted to these models */
+    char base[17];          /* of a router refitted from a log: the fingerprint of what it was refitted from; else "" */
+    char key[7];            /* and the name of the key of that log's sketches */
+    int64_t labels[TIERS];  /* and how many labels of each tier */
 };
 void router_info(const struct router *router, struct router_info *out);
+
+/* A router refitted from a log scores with that log's secret key alone: tell it before the first score. One that was not
+ * takes any key and does nothing with it. Not while other threads score. Errors: ERR_INVALID (another key), ERR_MEMORY. */
+ERR_CHECKED enum err_code router_use_key(struct router *router, const unsigned char key[32], struct err *e);
+/* It was refitted, and its key was not told: it scores as the router it was refitted from. */
+bool router_wants_key(const struct router *router);
 
 /* What the router may look at. Strings are UTF-8 but need not be valid; they are read, never kept. */
 struct router_input {
@@ -40,11 +51,17 @@ struct router_input {
     int max_tokens;        /* 0: not given */
 };
 
+/* What a refit stands on: the scores before a log's labels came in, and the router that gave them. */
+struct router_base {
+    unsigned char id[4];   /* the first bytes of its fingerprint; zeros: none */
+    double p[TIERS];       /* by tier; < 0: it gives none */
+};
 struct router_scores {
     double p[TIERS];       /* calibrated probability of a right answer; of tiers it knows */
     bool known[TIERS];
     double ood;            /* 0: like the rows it was fitted on … 1: unlike any of them */
     double cost_us;        /* time this took */
+    struct router_base base;
 };
 /* A router fitted for two tiers scores edge and core, and region as their mean; `known` says so. Total, deterministic. */
 void router_score(const struct router *router, const struct router_input *in, struct router_scores *out);
@@ -61,9 +78,11 @@ struct router_evidence {
  * this embedding size. No allocation. */
 double router_probe(const struct router *router, double p, const struct router_evidence *evidence);
 
-/* A keyed random projection of the text's features: enough to group and refit, not to read back. */
-#define ROUTER_SKETCH_BYTES 256
-void router_sketch(const struct router_input *in, const unsigned char key[32], unsigned char out[ROUTER_SKETCH_BYTES]);
+/* A keyed random projection of the text's features: enough to group and refit, not to read back. `base`: the scores it
+ * got, or NULL. */
+#define ROUTER_SKETCH_BYTES 512
+void router_sketch(const struct router_input *in, const unsigned char key[32], const struct router_base *base,
+                   unsigned char out[ROUTER_SKETCH_BYTES]);
 
 /* One feature's share in a score, for `rung why` and `rung route`. */
 struct router_reason {

@@ -42,4 +42,9 @@ ERR_CHECKED enum err_code score_cross(const struct train_rows *rows, const struc
 ERR_CHECKED enum err_code score_leave_task(const struct train_rows *rows, const struct train_options *options,
                                            double (*p)[TIERS], struct err *e);
 
+/* Each fold's probabilities from a refit on sketches of the other folds' texts, with `prior` (whose own labels, if it has
+ * any, are forgotten) or none; `labels` > 0: on so many rows alone. */
+ERR_CHECKED enum err_code score_sketch(const struct train_rows *rows, struct router *prior, size_t labels,
+                                       double (*p)[TIERS], struct err *e);
+
 #endif

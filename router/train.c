@@ -266,25 +266,25 @@ static bool fit_trees(struct fit *f)
 
 /* ---- curves ---- */
 
-/* Solves the 3 × 3 system in place by elimination with pivots; false when it has no answer. */
-static bool solve3(double m[3][4])
+/* By elimination with pivots. */
+bool train_solve(int n, double m[][TRAIN_SOLVE_MAX + 1])
 {
-    for (int c = 0; c < 3; c++) {
+    for (int c = 0; c < n; c++) {
         int best = c;
-        for (int k = c + 1; k < 3; k++)
+        for (int k = c + 1; k < n; k++)
             if (fabs(m[k][c]) > fabs(m[best][c])) best = k;
         if (fabs(m[best][c]) < 1e-12) return false;
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k <= n; k++) {
             double swap = m[c][k];
             m[c][k] = m[best][k];
             m[best][k] = swap;
         }
-        for (int row = 0; row < 3; row++) {
+        for (int row = 0; row < n; row++) {
             double by = row == c ? 0 : m[row][c] / m[c][c];
-            for (int k = c; k < 4; k++) m[row][k] -= by * m[c][k];
+            for (int k = c; k <= n; k++) m[row][k] -= by * m[c][k];
         }
     }
-    for (int c = 0; c < 3; c++) m[c][3] /= m[c][c];
+    for (int c = 0; c < n; c++) m[c][n] /= m[c][c];
     return true;
 }
 
@@ -294,7 +294,7 @@ static void fit_curve(struct model_curve *curve, const float *raw, const float *
     double w[3] = {1, 1, 0};
     const double pull[3] = {2, 2, 0.1}, home[3] = {1, 1, 0};
     for (int step = 0; step < 40; step++) {
-        double m[3][4] = {{0}};
+        double m[3][TRAIN_SOLVE_MAX + 1] = {{0}};
         for (int k = 0; k < 3; k++) {
             m[k][k] = pull[k];
             m[k][3] = pull[k] * (w[k] - home[k]);
@@ -309,45 +309,13 @@ static void fit_curve(struct model_curve *curve, const float *raw, const float *
                 for (int b = 0; b < 3; b++) m[a][b] += v * x[a] * x[b];
             }
         }
-        if (!solve3(m)) break;
+        if (!train_solve(3, m)) break;
         double most = fabs(m[0][3]) + fabs(m[1][3]) + fabs(m[2][3]), cap = most > 1 ? 1 / most : 1;
         for (int k = 0; k < 3; k++) w[k] -= cap * m[k][3];
         for (int k = 0; k < 2; k++)
             if (w[k] < 0) w[k] = 0; /* a curve never falls */
     }
     *curve = (struct model_curve){(float)w[0], (float)w[1], (float)w[2]};
-}
-
-/* ---- the dial ---- */
-
-static int by_double(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Setting s sends the s / (MODEL_DIAL - 1) least likely prompts up; the region gets the same threshold. */
-static bool fit_dial(struct router *r, const struct train_rows *rows, const double (*p)[TIERS])
-{
-    double *sorted = malloc(rows->count * sizeof *sorted);
-    if (!sorted) return false;
-    for (size_t i = 0; i < rows->count; i++) sorted[i] = p[i][0];
-    qsort(sorted, rows->count, sizeof *sorted, by_double);
-    for (int s = 0; s < MODEL_DIAL; s++) {
-        size_t at = rows->count * (size_t)s / (MODEL_DIAL - 1);
-        double limit = s == 0 ? 0 : at >= rows->count ? 1 : sorted[at], right = 0, went[TIERS] = {0};
-        for (size_t i = 0; i < rows->count; i++) {
-            int c = 0;
-            while (c < rows->columns - 1 && p[i][c] < limit) c++;
-            went[model_tier(rows->columns, c)]++;
-            right += (double)rows->row[i].score[c];
-        }
-        struct model_dial *d = &r->dial[s];
-        *d = (struct model_dial){.threshold = {(float)limit, (float)limit}, .accuracy = (float)(right / (double)rows->count)};
-        for (int t = 0; t < TIERS; t++) d->share[t] = (float)(went[t] / (double)rows->count);
-    }
-    free(sorted);
-    return true;
 }
 
 static bool fit_curves(struct fit *f, double (*out_of_fold)[TIERS])
@@ -361,7 +329,7 @@ static bool fit_curves(struct fit *f, double (*out_of_fold)[TIERS])
             p[i][t] = model_calibrate(&f->r->curve[t], (double)f->raw[i * TIERS + (size_t)t]);
     }
     if (out_of_fold) memcpy(out_of_fold, p, n * sizeof *p);
-    bool ok = fit_dial(f->r, f->rows, (const double(*)[TIERS])p);
+    bool ok = train_dial(f->r, f->rows, (const double(*)[TIERS])p);
     free(p);
     return ok;
 }

@@ -28,6 +28,8 @@ struct ridge_job {
     const unsigned char *fold_of; /* (rows) */
     int fold, steps;
     const float *target; /* (rows, LANES) */
+    const float *weight; /* (rows, LANES) or NULL: all 1 */
+    const float *ridge;  /* (LANES) or NULL: that of fitting to texts */
     float mean[LANES];   /* of the targets; the regressions are of what is left */
     float *w;            /* (columns, LANES), zeroed by the caller */
     bool failed;
@@ -55,6 +57,14 @@ bool task_solve(struct router *r, const float *heads /* (rows, MODEL_HEADS) */, 
                 size_t rows, int first);
 /* The r most telling directions of `n` predictions over `rows` rows: out (n, r), orthonormal. */
 bool task_directions(const float *predictions /* (rows, n) */, size_t rows, int n, int r, float *out);
+
+/* The dial of a router from rows' probabilities by folds that had not seen them: for a price rising from the edge's to core's
+ * (by the default prices, for equal token counts) the thresholds that get the most right. False: out of memory. */
+bool train_dial(struct router *r, const struct train_rows *rows, const double (*p)[TIERS]);
+
+/* Solves the n × n system (with its right side as the column after) in place; false when it has no answer. */
+enum { TRAIN_SOLVE_MAX = 4 };
+bool train_solve(int n, double m[][TRAIN_SOLVE_MAX + 1]);
 
 /* Run work(jobs + i × size) for each job. */
 void train_parallel(void *jobs, size_t size, int count, int threads, void (*work)(void *job));

@@ -67,21 +67,30 @@ static bool in_job(const struct ridge_job *j, size_t row)
     return j->fold < 0 || j->fold_of[row] != j->fold;
 }
 
+static void weigh(const struct ridge_job *j, size_t row, float lane[LANES])
+{
+    if (!j->weight) return;
+    for (int t = 0; t < LANES; t++) lane[t] *= j->weight[row * LANES + (size_t)t];
+}
+
 static void start(struct ridge_job *j, float *r)
 {
-    double sum[LANES] = {0};
-    size_t n = 0;
+    double sum[LANES] = {0}, n[LANES] = {0};
     for (size_t i = 0; i < j->v->rows; i++) {
         if (!in_job(j, i)) continue;
-        n++;
-        for (int t = 0; t < LANES; t++) sum[t] += (double)j->target[i * LANES + (size_t)t];
+        for (int t = 0; t < LANES; t++) {
+            double weight = j->weight ? (double)j->weight[i * LANES + (size_t)t] : 1;
+            n[t] += weight;
+            sum[t] += weight * (double)j->target[i * LANES + (size_t)t];
+        }
     }
-    for (int t = 0; t < LANES; t++) j->mean[t] = n ? (float)(sum[t] / (double)n) : 0;
+    for (int t = 0; t < LANES; t++) j->mean[t] = n[t] > 0 ? (float)(sum[t] / n[t]) : 0;
     memset(r, 0, (size_t)j->v->columns * LANES * sizeof *r);
     for (size_t i = 0; i < j->v->rows; i++) {
         if (!in_job(j, i)) continue;
         float left[LANES];
         for (int t = 0; t < LANES; t++) left[t] = j->target[i * LANES + (size_t)t] - j->mean[t];
+        weigh(j, i, left);
         row_add(j->v, i, left, r);
     }
 }
@@ -105,11 +114,12 @@ static void solve(void *arg)
         lane_dots(r, r, n, rr);
     }
     for (int step = 0; !j->failed && step < j->steps; step++) {
-        for (size_t s = 0; s < floats; s++) q[s] = RIDGE * p[s];
+        for (size_t s = 0; s < floats; s++) q[s] = (j->ridge ? j->ridge[s % LANES] : RIDGE) * p[s];
         for (size_t i = 0; i < j->v->rows; i++) {
             float dot[LANES];
             if (!in_job(j, i)) continue;
             row_dot(j->v, i, p, dot);
+            weigh(j, i, dot);
             row_add(j->v, i, dot, q);
         }
         lane_dots(p, q, n, pq);

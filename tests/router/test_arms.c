@@ -87,6 +87,62 @@ static void arms_are_read_from_the_log(void **state)
     log_close(log, 1000);
 }
 
+static struct arms two_arms(double right_a, double right_b, double usd_a, double usd_b, int rows)
+{
+    struct arms arms = {.count = 2, .arm = {{.name = "A"}, {.name = "B"}}};
+    for (int i = 0; i < rows; i++) {
+        for (int k = 0; k < 2; k++) {
+            arm_sum_add(&arms.arm[k].quality, dice() < (k ? right_b : right_a));
+            arm_sum_add(&arms.arm[k].price_usd, (k ? usd_b : usd_a) * (0.5 + dice()));
+        }
+    }
+    for (int k = 0; k < 2; k++) arms.arm[k].labels = arms.arm[k].requests = rows;
+    return arms;
+}
+
+static void a_rule_promotes_stops_and_waits(void **state)
+{
+    (void)state;
+    char why[ARMS_WHY];
+    static const struct arms_rule QUALITY = {ARMS_QUALITY, 0.95, 200, 0.02}, PRICE = {ARMS_PRICE, 0.95, 200, 0.02};
+    struct arms arms = two_arms(0.7, 0.85, 1, 1, 3000);
+    assert_int_equal(arms_judge(&arms, &QUALITY, why), ARMS_PROMOTE);
+    assert_non_null(strstr(why, "right answers of B less A"));
+    arms = two_arms(0.85, 0.7, 1, 1, 3000);
+    assert_int_equal(arms_judge(&arms, &QUALITY, why), ARMS_STOP);
+    arms = two_arms(0.8, 0.8, 1, 1, 3000);
+    assert_int_equal(arms_judge(&arms, &QUALITY, why), ARMS_WAIT);
+    arms = two_arms(0.1, 0.9, 1, 1, 199); /* clear, but too few */
+    assert_int_equal(arms_judge(&arms, &QUALITY, why), ARMS_WAIT);
+    arms = two_arms(0.8, 0.8, 1, 0.5, 40000);
+    assert_int_equal(arms_judge(&arms, &PRICE, why), ARMS_PROMOTE);
+    arms = two_arms(0.8, 0.7, 1, 0.5, 3000); /* cheaper, at a loss */
+    assert_int_equal(arms_judge(&arms, &PRICE, why), ARMS_WAIT);
+    arms = two_arms(0.8, 0.8, 0.5, 1, 3000);
+    assert_int_equal(arms_judge(&arms, &PRICE, why), ARMS_STOP);
+    arms.count = 1;
+    assert_int_equal(arms_judge(&arms, &PRICE, why), ARMS_WAIT);
+}
+
+static void arms_without_any_spread_are_told_apart_too(void **state)
+{
+    (void)state;
+    struct arms arms = two_arms(0, 1.1, 1, 1, 300); /* never right, always right */
+    assert_true(arm_difference(&arms.arm[0].quality, &arms.arm[1].quality).decided);
+    arms = two_arms(1.1, 1.1, 1, 1, 300);
+    assert_false(arm_difference(&arms.arm[0].quality, &arms.arm[1].quality).decided);
+}
+
+static void more_confidence_wants_wider_intervals(void **state)
+{
+    (void)state;
+    struct arms arms = two_arms(0.7, 0.8, 1, 1, 1000);
+    struct arm_difference at95 = arm_difference_at(&arms.arm[0].quality, &arms.arm[1].quality, 0.05);
+    struct arm_difference at99 = arm_difference_at(&arms.arm[0].quality, &arms.arm[1].quality, 0.01);
+    assert_true(at99.high - at99.low > at95.high - at95.low);
+    assert_true(at95.low == arm_difference(&arms.arm[0].quality, &arms.arm[1].quality).low);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -94,6 +150,9 @@ int main(void)
         cmocka_unit_test(a_real_difference_is_found),
         cmocka_unit_test(few_rows_say_nothing),
         IN_FOLDER(arms_are_read_from_the_log),
+        cmocka_unit_test(a_rule_promotes_stops_and_waits),
+        cmocka_unit_test(arms_without_any_spread_are_told_apart_too),
+        cmocka_unit_test(more_confidence_wants_wider_intervals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "router/sketch.h"
 #include "router/model.h"
 #include "router/train.h"
 
@@ -172,12 +173,16 @@ static void sketches_of_like_prompts_are_alike_only_under_one_key(void **state)
                                         "What is the boiling point of water on Mars?"};
     for (int i = 0; i < 3; i++) {
         struct router_input in = {.text = TEXTS[i], .text_len = strlen(TEXTS[i]), .turns = 1};
-        router_sketch(&in, key[0], out[i]);
-        if (i == 0) router_sketch(&in, key[1], out[3]);
+        router_sketch(&in, key[0], NULL, out[i]);
+        if (i == 0) router_sketch(&in, key[1], NULL, out[3]);
     }
     double dot[4] = {0};
-    for (int i = COUNTED; i < ROUTER_SKETCH_BYTES; i++)
-        for (int k = 0; k < 4; k++) dot[k] += (out[0][i] - 128.0) * (out[k][i] - 128.0);
+    struct sketch sketch[4];
+    for (int k = 0; k < 4; k++) assert_true(sketch_read(&sketch[k], out[k], sizeof out[k]));
+    for (int i = 0; i < SKETCH_TRITS; i++)
+        for (int k = 0; k < 4; k++) dot[k] += sketch[0].trit[i] * sketch[k].trit[i];
+    assert_memory_equal(sketch[0].key_id, sketch[1].key_id, SKETCH_KEY_ID);
+    assert_memory_not_equal(sketch[0].key_id, sketch[3].key_id, SKETCH_KEY_ID);
     assert_true(dot[1] > 0.6 * dot[0]);
     assert_true(dot[2] < 0.4 * dot[0]);
     assert_true(fabs(dot[3]) < 0.3 * dot[0]);

@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include "router/score.h"
+#include "router/train_parts.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -257,6 +258,55 @@ static void word_problems_are_ranked_better_than_by_length(void **state)
     train_rows_release(&rows);
 }
 
+/* Right answers and price (core's: 1) of a pair of thresholds. */
+static void pair_run(const struct train_rows *rows, const double (*p)[TIERS], const double at[2], double *right, double *price)
+{
+    static const double PRICE[TIERS] = {0.01 / 0.6, 0.08 / 0.6, 1};
+    *right = *price = 0;
+    for (size_t i = 0; i < rows->count; i++) {
+        int t = p[i][0] >= at[0] ? 0 : p[i][1] >= at[1] ? 1 : 2;
+        *right += (double)rows->row[i].score[t] / (double)rows->count;
+        *price += PRICE[t] / (double)rows->count;
+    }
+}
+
+static void the_dial_moves_both_thresholds_and_beats_one_for_both(void **state)
+{
+    (void)state;
+    enum { ROWS = 4000 };
+    struct router r = {.info = {.tiers = 3}};
+    struct train_rows rows = {.count = ROWS, .columns = 3, .row = calloc(ROWS, sizeof *rows.row)};
+    double(*p)[TIERS] = calloc(ROWS, sizeof *p);
+    assert_true(rows.row && p);
+    for (int i = 0; i < ROWS; i++) {
+        double hard = (double)(i * 7919 % ROWS) / ROWS; /* even; the region is right but where it is hardest */
+        p[i][0] = 1 - 0.5 * hard;
+        p[i][1] = 1 - 0.5 * hard * hard * hard * hard;
+        p[i][2] = 1;
+        for (int t = 0; t < TIERS; t++) rows.row[i].score[t] = (float)p[i][t];
+        rows.row[i].fold = i % TRAIN_FOLDS;
+    }
+    assert_true(train_dial(&r, &rows, (const double(*)[TIERS])p));
+    double more = 0;
+    for (int s = 0; s < MODEL_DIAL; s++) {
+        const struct model_dial *d = &r.dial[s];
+        double at[2] = {(double)d->threshold[0], (double)d->threshold[1]}, right, price, one, cost, best = 0;
+        pair_run(&rows, (const double(*)[TIERS])p, at, &right, &price);
+        assert_true(fabs(right - (double)d->accuracy) < 0.01); /* what it expects is what comes */
+        assert_true(fabs((double)(d->share[0] + d->share[1] + d->share[2]) - 1) < 1e-5);
+        for (int k = 0; k <= 1000; k++) {
+            pair_run(&rows, (const double(*)[TIERS])p, (double[2]){k / 1000.0, k / 1000.0}, &one, &cost);
+            if (cost <= price && one > best) best = one;
+        }
+        assert_true(right > best - 0.01);
+        more = right - best > more ? right - best : more;
+    }
+    (void)printf("    more right at one price: up to %.3f\n", more);
+    assert_true(more > 0.02);
+    free(rows.row);
+    free(p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -268,6 +318,7 @@ int main(void)
         cmocka_unit_test(apgr_is_one_half_at_random_and_best_when_gains_come_first),
         cmocka_unit_test(calibration_error_knows_the_calibrated_from_the_boastful),
         cmocka_unit_test(a_probe_learns_what_the_text_cannot_tell),
+        cmocka_unit_test(the_dial_moves_both_thresholds_and_beats_one_for_both),
         cmocka_unit_test(word_problems_are_ranked_better_than_by_length),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -64,6 +64,20 @@ def test_an_experiment_takes_its_share_keeps_tenants_on_their_arm_and_can_be_pro
     assert {edge.chat(user=f"user-{i}").text for i in range(10)} == {"Forty two."}
 
 
+def test_arms_may_differ_in_the_model_of_a_tier(ladder):
+    edge = ladder.edge(backends=[scripted("q8", "edge", "said by q8"), scripted("q4", "edge", "said by q4")], **STAY)
+    assert {edge.chat().text for _ in range(6)} == {"said by q8"}
+    assert command(edge, action="try", policy={"prefer": "q4"}, share=0.5).status == 200
+    assert {edge.chat().text for _ in range(40)} == {"said by q8", "said by q4"}
+    rows = edge.until_rows(46)
+    assert all((r["backend"] == "q4") == (r["arm"] == "B") for r in rows)
+    command(edge, action="promote")
+    assert {edge.chat().text for _ in range(6)} == {"said by q4"}
+    command(edge, action="set", policy={"prefer": "gone"})  # what is not there is not waited for
+    assert edge.chat().text == "said by q8"
+    assert command(edge, action="set", policy={"prefer": "x" * 64}).status == 400
+
+
 def test_shadow_runs_label_the_edges_answers_without_delaying_them(ladder):
     edge = two_tiers(ladder, policy={"threshold": {"edge": 0.0}, "explore": 0, "shadow": 1.0})
     for _ in range(3):
