@@ -25,11 +25,13 @@ static const char HELP[] =
     "  -c N            tokens of a window; default 512\n"
     "  -b N            tokens of a step; default 64 (the result does not depend on it)\n"
     "  -t N, --kernels NAME (auto, cpu, cuda, cuda:N, or a CPU's: scalar, avx2 …)\n"
-    "  --kv TYPE       the KV cache: f16 (default) or q8_0 (8 bits; E4M3 on a GPU)\n";
+    "  --kv TYPE       the KV cache: f16 (default) or q8_0 (8 bits; E4M3 on a GPU)\n"
+    "  --invariant     a GPU's batch-invariant mode\n";
 
 struct options {
     const char *model, *text, *ids, *logits, *kernels, *kv;
     int context, step, threads;
+    bool invariant;
 };
 
 static enum err_code read_file(const char *path, struct buf *out, struct err *e)
@@ -119,7 +121,7 @@ static int run(const struct options *o)
     struct score score = {0};
     struct err e = {0};
     const struct probe_options options = {.kernels = o->kernels, .threads = o->threads, .context = o->context, .cols_max = o->step,
-                                          .kv_q8 = o->kv && strcmp(o->kv, "q8_0") == 0};
+                                          .kv_q8 = o->kv && strcmp(o->kv, "q8_0") == 0, .invariant = o->invariant};
     enum err_code code = probe_open(&p, o->model, &options, &e);
     if (!code) code = score_all(&p, o, &score, &e);
     probe_close(&p);
@@ -132,11 +134,12 @@ static int run(const struct options *o)
     return CLI_OK;
 }
 
-enum { OPT_IDS = 256, OPT_LOGITS, OPT_KERNELS, OPT_KV, OPT_HELP };
+enum { OPT_IDS = 256, OPT_LOGITS, OPT_KERNELS, OPT_KV, OPT_INVARIANT, OPT_HELP };
 static const struct option OPTIONS[] = {{"ids", required_argument, NULL, OPT_IDS},
                                         {"logits", required_argument, NULL, OPT_LOGITS},
                                         {"kernels", required_argument, NULL, OPT_KERNELS},
                                         {"kv", required_argument, NULL, OPT_KV},
+                                        {"invariant", no_argument, NULL, OPT_INVARIANT},
                                         {"help", no_argument, NULL, OPT_HELP},
                                         {NULL, 0, NULL, 0}};
 
@@ -174,6 +177,7 @@ int cmd_perplexity(int argc, char **argv)
         case OPT_LOGITS: o.logits = optarg; break;
         case OPT_KERNELS: o.kernels = optarg; break;
         case OPT_KV: good = kv_type(o.kv = optarg); break;
+        case OPT_INVARIANT: o.invariant = true; break;
         case 'h':
         case OPT_HELP: (void)fputs(HELP, stdout); return CLI_OK;
         default: good = false;

@@ -95,7 +95,7 @@ static enum err_code take_pages(struct cuda *c, const struct backend_options *o,
     int64_t page = cuda_page_bytes(c->model, o->kv_q8), fits = ((int64_t)free_bytes - SPARE) / page;
     int64_t sparse = c->sparse_pages ? page / 16 : 0; /* the pages' summaries */
     fits = fits * page / (page + sparse);
-    int64_t most = o->pages ? o->pages : BACKEND_PAGES_MAX;
+    int64_t most = o->pages ? o->pages : o->pages_max ? o->pages_max : BACKEND_PAGES_MAX;
     c->pages = (int)(fits < most ? fits : most);
     if (o->pages && fits < o->pages)
         return err_set(e, ERR_MEMORY, "%d pages of KV cache need %.1f GB; %.1f GB are free beside the weights (%.1f GB): room for %lld tokens", o->pages,
@@ -343,7 +343,9 @@ static enum err_code cuda_forward(struct backend *b, const struct batch *batch, 
     if (batch->cols < 1 || batch->cols > c->cols_max || batch->wanted > c->wanted_max)
         return err_set(e, ERR_INTERNAL, "a step of %d tokens and %d logits; at most %d and %d fit", batch->cols, batch->wanted, c->cols_max, c->wanted_max);
     if (!prepare(c, batch, &columns, &words)) return err_set(e, ERR_INTERNAL, "a sequence is longer than the %d tokens it may hold", c->context);
-    enum err_code code = cuda_check(cudaMemcpyAsync(c->step, c->host_step, (size_t)words * 4, cudaMemcpyHostToDevice, c->stream), "a step's data", e);
+    /* The scheduler's thread is not the one that opened. */
+    enum err_code code = cuda_check(cudaSetDevice(c->device), "choosing the GPU", e);
+    if (!code) code = cuda_check(cudaMemcpyAsync(c->step, c->host_step, (size_t)words * 4, cudaMemcpyHostToDevice, c->stream), "a step's data", e);
     bool small = c->decode && batch->cols <= DECODE_COLS_MAX;
     if (!code) code = angles_of(c, batch->cols, small, e);
     if (!code) code = matmul_embed(&c->embed, c->step + c->layout.tokens, batch->cols, c->model->embedding_scale, c->x, c->stream, e);

@@ -21,7 +21,7 @@ from tiny_archs import ARCHS, IDS, model  # noqa: E402
 RUNG = os.path.abspath(os.environ.get("RUNG", ROOT / "build" / "rung"))
 # Norm of the difference over the norm of the logits. Inputs of matrices are rounded to F16 (BF16 for BF16 weights, E4M3 for
 # FP8 weights in steps of many tokens), keys and values to F16 or E4M3.
-BOUND = {"BF16": 2e-2}
+BOUND = {"BF16": 2e-2, "Q2_K": 8e-3, "Q3_K": 8e-3, "Q4_K": 8e-3, "Q5_K": 8e-3, "Q6_K": 8e-3}  # K-quants: scales in F16 too
 BOUND_OTHERWISE, BOUND_KV8, BOUND_FP8_MANY = 4e-3, 6e-2, 8e-2
 STEPS = (1, 5, 8, 13, 33, 64)
 

@@ -313,7 +313,7 @@ static void check(const struct shape *s, int context, int cols, bool neighbours)
      * the other way, one column may stand out: the same step on the host with inputs rounded to F16 does so as well. */
     std::sort(errors.begin(), errors.end());
     double middle = errors[errors.size() / 2];
-    bool good = middle < (s->kind == MATRIX_BF16 ? 6e-3 : s->fp8 ? 1e-2 : 1.5e-3) && worst < 4e-2 && same;
+    bool good = middle < (s->kind == MATRIX_BF16 ? 6e-3 : s->fp8 ? 1e-2 : cols == 1 ? 1e-2 : 3e-3) && worst < 4e-2 && same;
     good ? passes++ : failures++;
     printf("%-8s %-28s context %5d, %d columns%s: error %.2e, at most %.2e%s\n", good ? "ok" : "FAILED", s->name, context, cols, neighbours ? " of one sequence" : "",
            middle, worst, same ? "" : ", not the same bits alone");

@@ -361,7 +361,8 @@ static void a_step_that_nobody_wants_any_more_is_left_between_layers(void **stat
     struct batch_out out;
     int32_t ids[48], want = 47;
     struct engine_request r = prompt(ids, 48, 1, 1);
-    assert_int_equal(probe_open(&p, d->path, NULL, 2, 64, 48, &e), ERR_OK);
+    const struct probe_options options = {.kernels = "cpu", .threads = 2, .context = 64, .cols_max = 48};
+    assert_int_equal(probe_open(&p, d->path, &options, &e), ERR_OK);
     assert_int_equal(probe_step(&p, r.prompt, 48, 0, false, &out, &e), ERR_OK);
     float *before = malloc((size_t)p.model->vocabulary * sizeof *before);
     memcpy(before, out.logits, (size_t)p.model->vocabulary * sizeof *before);

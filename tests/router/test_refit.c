@@ -237,8 +237,8 @@ static void log_one(struct decision_log *log, int i, double label, bool escalate
     (void)snprintf(id, sizeof id, "r%d", i);
     (void)prompt_draw(text, sizeof text);
     struct log_row row = row_of(id);
-    row.text = strdup(text);
-    row.about = (struct router_input){.text = row.text, .text_len = strlen(text), .turns = 1};
+    row.about = (struct router_input){.text = text, .text_len = strlen(text), .turns = 1}; /* the log copies it */
+    row.has_text = true;
     row.wants_sketch = true;
     row.base = (struct router_base){{1, 1, 1, 1}, {0.6, -1, 0.9}};
     (void)snprintf(row.decision.router, sizeof row.decision.router, "%s", BASE);

@@ -103,7 +103,7 @@ def test_nothing_is_left_unfinished_by_its_own_words():
 def test_every_header_is_included_somewhere():
     included = set()
     for file in sources(".c", ".h", ".cu", ".cuh"):
-        for target in re.findall(r'^#\s*include "([^"]+)"', text_of(file), flags=re.M):
+        for target in re.findall(r'^#\s*(?:include|define \w+_HEADER) "([^"]+)"', text_of(file), flags=re.M):
             included.add(target)
             included.add(os.path.normpath(os.path.join(os.path.dirname(file), target)))
     dead = [f for f in sources(".h") if f not in included and not f.startswith("tests/cross/")] # stands in for <cmocka.h>
