@@ -95,7 +95,7 @@ static enum err_code take_pages(struct cuda *c, const struct backend_options *o,
     int64_t page = cuda_page_bytes(c->model, o->kv_q8), fits = ((int64_t)free_bytes - SPARE) / page;
     int64_t sparse = c->sparse_pages ? page / 16 : 0; /* the pages' summaries */
     fits = fits * page / (page + sparse);
-    int64_t most = o->pages ? o->pages : o->pages_max ? o->pages_max : BACKEND_PAGES_MAX;
+    int64_t most = o->pages ? o->pages : o->pages_max ? o->pages_max : 1 << 24;
     c->pages = (int)(fits < most ? fits : most);
     if (o->pages && fits < o->pages)
         return err_set(e, ERR_MEMORY, "%d pages of KV cache need %.1f GB; %.1f GB are free beside the weights (%.1f GB): room for %lld tokens", o->pages,
