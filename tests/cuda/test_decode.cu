@@ -112,7 +112,6 @@ static void build(struct test *t, const struct shape *s, int context, int sequen
     t->sequences = sequences;
     t->pages_stride = (context + 64) / 32 + 1;
     int q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim;
-    float *unused;
     t->host.resize((size_t)s->layers);
     t->layer.resize((size_t)s->layers);
     for (int i = 0; i < s->layers; i++) {
@@ -141,7 +140,6 @@ static void build(struct test *t, const struct shape *s, int context, int sequen
     m.feed_forward = s->ffn, m.vocabulary = s->vocabulary, m.rope_halves = s->halves, m.gelu = s->gelu, m.norm_eps = 1e-5f;
     m.attention_scale = 1.f / sqrtf((float)s->head_dim), m.attention_softcap = s->softcap, m.residual_scale = 1, m.logit_scale = 1;
     m.layer = t->layer.data(), m.output = t->output.device, m.output_norm = vector_random(s->d, 1, 0.2f, &t->output_norm);
-    (void)unused;
     int pages = sequences * t->pages_stride;
     m.kv = (struct kv_cache){NULL, s->layers, pages, s->kv_heads, s->head_dim, s->fp8};
     t->table.resize((size_t)pages);
@@ -218,10 +216,6 @@ static row reference(struct test *t, row x, int sequence, int position, const fl
     }
     return times(&t->output, normed(x, t->output_norm, 1e-5));
 }
-
-struct outcome {
-    std::vector<float> logits;
-};
 
 static enum err_code device_step(struct test *t, struct decode *d, const std::vector<row> &x, const std::vector<int> &sequence,
                                  const std::vector<int> &position, const std::vector<float> &angles, bool neighbours, std::vector<float> *logits)
