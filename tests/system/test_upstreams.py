@@ -19,6 +19,7 @@ def up():
 
 def node(ladder, *backends, **sections):
     edge = ladder.edge(backends=[scripted("device", "edge", "ok", can_prefix=False), *backends], **sections)
+    until(lambda: b'"health":"starting"' not in edge.get("/health")[1], "every service was asked whether it is there")
     return edge.until_tiers("core")
 
 
