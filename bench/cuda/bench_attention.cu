@@ -4,21 +4,13 @@
  * A figure is the time of whole attention_run calls (placing, sums, joining), captured in a graph that goes over so many
  * layers of a cache that none is found in the second-level cache again. */
 #include "engine/cuda/attend_ptx.cuh"
+#include "tests/cuda/must.cuh"
 #include "engine/cuda/cuda.cuh"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define MUST(call)                                                                                                                   \
-    do {                                                                                                                             \
-        cudaError_t status_ = (call);                                                                                                \
-        if (status_ != cudaSuccess) {                                                                                                \
-            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(status_));                                       \
-            exit(1);                                                                                                                 \
-        }                                                                                                                            \
-    } while (0)
 
 static cudaStream_t stream;
 static double read_rate, mma_rate; /* bytes, operations a second */

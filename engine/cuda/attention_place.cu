@@ -11,27 +11,6 @@ struct place_args {
 
 /* ---- the plan ---- */
 
-/* Exclusive sum over the block's threads. */
-static __device__ int block_scan(int value, int *total)
-{
-    __shared__ int sums[PLACE_THREADS / 32];
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sum = value, before = 0;
-#pragma unroll
-    for (int i = 1; i < 32; i *= 2) {
-        int other = __shfl_up_sync(~0u, sum, i);
-        if (lane >= i) sum += other;
-    }
-    __syncthreads();
-    if (lane == 31) sums[warp] = sum;
-    __syncthreads();
-    *total = 0;
-    for (int i = 0; i < PLACE_THREADS / 32; i++) {
-        if (i < warp) before += sums[i];
-        *total += sums[i];
-    }
-    return before + sum - value;
-}
-
 static __device__ struct chunk chunk_of(const struct planner *p, const struct batch_run *run, int run_index, int row0, int rows)
 {
     struct chunk c = {run_index, row0, rows, run->position, 0, 0, 0, run->first};
@@ -75,9 +54,9 @@ static __device__ void make_plan(const struct planner *p, const struct columns *
         int run = base + threadIdx.x;
         struct counts mine = {0, 0, 0}, sum, at;
         if (run < columns->runs) mine = plan_run(p, &columns->run[run], run, NULL);
-        at.chunks = all.chunks + block_scan(mine.chunks, &sum.chunks);
-        at.entries = all.entries + block_scan(mine.entries, &sum.entries);
-        at.tiles = all.tiles + block_scan(mine.tiles, &sum.tiles);
+        at.chunks = all.chunks + block_scan<PLACE_THREADS>(mine.chunks, &sum.chunks);
+        at.entries = all.entries + block_scan<PLACE_THREADS>(mine.entries, &sum.entries);
+        at.tiles = all.tiles + block_scan<PLACE_THREADS>(mine.tiles, &sum.tiles);
         if (run < columns->runs) plan_run(p, &columns->run[run], run, &at);
         all.chunks += sum.chunks;
         all.entries += sum.entries;

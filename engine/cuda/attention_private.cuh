@@ -107,6 +107,27 @@ static inline __host__ __device__ int pages_read(int window, int sparse_pages, i
     return pages < most ? pages : most;
 }
 
+/* Exclusive sum over the block's THREADS threads. */
+template <int THREADS> static __device__ int block_scan(int value, int *total)
+{
+    __shared__ int sums[THREADS / 32];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sum = value, before = 0;
+#pragma unroll
+    for (int i = 1; i < 32; i *= 2) {
+        int other = __shfl_up_sync(~0u, sum, i);
+        if (lane >= i) sum += other;
+    }
+    __syncthreads();
+    if (lane == 31) sums[warp] = sum;
+    __syncthreads();
+    *total = 0;
+    for (int i = 0; i < THREADS / 32; i++) {
+        if (i < warp) before += sums[i];
+        *total += sums[i];
+    }
+    return before + sum - value;
+}
+
 /* ---- launches, each in its own file; a kernel for head_dim is there or not ---- */
 
 cudaError_t place_launch(const struct attention *a, const struct attention_call *c, const struct planner *p, const float *qkv,

@@ -148,28 +148,6 @@ static __device__ uint32_t order_of(float x)
     return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-/* Exclusive sum over the block's threads. */
-static __device__ int block_scan(int value, int *total)
-{
-    __shared__ int sums[SPARSE_THREADS / 32];
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sum = value, before = 0;
-#pragma unroll
-    for (int i = 1; i < 32; i *= 2) {
-        int other = __shfl_up_sync(~0u, sum, i);
-        if (lane >= i) sum += other;
-    }
-    __syncthreads();
-    if (lane == 31) sums[warp] = sum;
-    __syncthreads();
-    *total = 0;
-#pragma unroll
-    for (int i = 0; i < SPARSE_THREADS / 32; i++) {
-        if (i < warp) before += sums[i];
-        *total += sums[i];
-    }
-    return before + sum - value;
-}
-
 /* The want-th highest of score[begin, end), and how many equal to it are wanted: eight bits at a time from the top. */
 static __device__ uint32_t find_threshold(const float *score, int begin, int end, int want, int *equal)
 {
@@ -183,7 +161,7 @@ static __device__ uint32_t find_threshold(const float *score, int begin, int end
             if ((key & mask) == prefix) atomicAdd(&histogram[key >> shift & 255], 1);
         }
         __syncthreads();
-        int mine = histogram[255 - threadIdx.x], total, above = block_scan(mine, &total);
+        int mine = histogram[255 - threadIdx.x], total, above = block_scan<SPARSE_THREADS>(mine, &total);
         if (above < want && want <= above + mine) {
             found = 255 - threadIdx.x;
             left = want - above;
@@ -215,10 +193,10 @@ static __global__ void __launch_bounds__(SPARSE_THREADS) choose_pages(const __gr
         int page = base + threadIdx.x, total;
         uint32_t key = page < x.last - 1 ? order_of(score[page]) : 0;
         bool tie = page < x.last - 1 && key == threshold;
-        int rank = ties + block_scan(tie, &total);
+        int rank = ties + block_scan<SPARSE_THREADS>(tie, &total);
         ties += total;
         bool take = page < x.last - 1 && (key > threshold || (tie && rank < equal));
-        int place = taken + block_scan(take, &total);
+        int place = taken + block_scan<SPARSE_THREADS>(take, &total);
         taken += total;
         if (take) list[place] = page;
     }

@@ -2,6 +2,7 @@
 #ifndef RUNG_ENGINE_CUDA_DECODE_PRODUCTS_CUH
 #define RUNG_ENGINE_CUDA_DECODE_PRODUCTS_CUH
 
+#include "engine/cuda/activation.cuh"
 #include "engine/cuda/decode_private.cuh"
 
 /* Fragments: lane = 4 g + t. Rows g and g + 8 of the tile; of the inputs column g. In each piece of k's a lane owns
@@ -88,13 +89,6 @@ static __device__ __forceinline__ void consume(float sum[4], const uint8_t *stag
 template <int KIND> static __device__ __forceinline__ int unit_k()
 {
     return KIND == MATRIX_W4 ? W4_GROUP : KIND == MATRIX_FP8 ? 64 : 32;
-}
-
-static __device__ __forceinline__ float activation(float gate, bool gelu)
-{
-    if (!gelu) return gate / (1.f + __expf(-gate));
-    float inner = 0.7978845608028654f * (gate + 0.044715f * gate * gate * gate);
-    return 0.5f * gate * (1.f + tanhf(inner));
 }
 
 /* What becomes of a sum, once it is whole. `at` is where the tile's rows begin. */

@@ -1,3 +1,4 @@
+#include "engine/cuda/activation.cuh"
 #include "engine/cuda/backend.cuh"
 
 #include <cuda_fp8.h>
@@ -121,12 +122,6 @@ enum err_code join_and_norm(float *x, const struct join *join, const float *weig
     }
     join_kernel<<<rows, THREADS, bytes, stream>>>(x, join ? *join : nothing, weight, eps, k, col, form_out(out), plain);
     return launched("a norm", e);
-}
-
-static __device__ __forceinline__ float activation(float gate, bool gelu)
-{
-    if (!gelu) return gate / (1.f + __expf(-gate));
-    return 0.5f * gate * (1.f + tanhf(0.7978845608028654f * (gate + 0.044715f * gate * gate * gate)));
 }
 
 static __global__ void activate_kernel(const float *gate, const float *up, int64_t ld, int k, bool gelu, struct form_out out)

@@ -3,21 +3,13 @@
 #define RUNG_TESTS_CUDA_RANDOM_CUH
 
 #include "engine/cuda/cuda.cuh"
+#include "tests/cuda/must.cuh"
 
 #include <cuda_fp8.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define MUST(call)                                                                                                             \
-    do {                                                                                                                       \
-        cudaError_t must_ = (call);                                                                                            \
-        if (must_ != cudaSuccess) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(must_));                          \
-            exit(1);                                                                                                           \
-        }                                                                                                                      \
-    } while (0)
 
 static uint64_t random_state = 0x9e3779b97f4a7c15u;
 

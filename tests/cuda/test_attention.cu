@@ -7,6 +7,7 @@
  * BF16 (its own rounding is 2e-3), with F16 and FP8 pages alike. What FP8 pages cost against unrounded K and V is measured
  * apart: under 5e-2 on normal random data. */
 #include "engine/cuda/cuda.cuh"
+#include "tests/cuda/must.cuh"
 
 #include <cuda_fp8.h>
 #include <math.h>
@@ -15,15 +16,6 @@
 #include <string.h>
 
 static int passed, failed;
-
-#define MUST(call)                                                                                                                   \
-    do {                                                                                                                             \
-        cudaError_t status_ = (call);                                                                                                \
-        if (status_ != cudaSuccess) {                                                                                                \
-            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(status_));                                       \
-            exit(1);                                                                                                                 \
-        }                                                                                                                            \
-    } while (0)
 
 static void expect(bool good, const char *name, const char *what)
 {
