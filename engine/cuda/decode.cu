@@ -20,10 +20,16 @@ static __device__ __forceinline__ struct shared shared_of(const struct kernel_ar
     s.inputs = base + a->stages * STAGE_BYTES;
     s.sums = (float *)(s.inputs + a->inputs_bytes);
     s.warp = s.sums + SUMS * RED_FLOATS;
-    s.angles = s.warp + 8 * WARPS;
-    s.rows = s.angles + 8 * 2 * 128;
+    s.rms = s.warp + FINISHERS / 32 * 8;
+    s.factor = s.rms + 8;
+    s.norm = s.factor + 8;
+    s.angles = s.norm + 8;
+    s.rows = s.angles + a->angles_bytes / 4;
     s.flag = (int *)(s.rows + 2 * 128);
-    s.position = s.flag + 4;
+    s.begun = s.flag + 4;
+    s.then = s.begun + 4;
+    s.sums_then = s.then + STAGES_MAX;
+    s.position = s.sums_then + SUMS + 1;
     s.run_of = s.position + 8;
     s.pages = s.run_of + 8;
     s.full = (uint64_t *)(s.pages + 8 * PAGES_NEAR);
@@ -35,32 +41,39 @@ static __device__ __forceinline__ struct shared shared_of(const struct kernel_ar
     return s;
 }
 
-/* The producer's part of one operation. */
+/* The producer's part of one operation, the n-th. */
 template <int KIND>
-static __device__ void fetch(const struct kernel_args *a, const struct shared *s, struct ring *ring, int *rotation,
-                             const struct kernel_op *o, int op, uint64_t policy)
+static __device__ void fetch(const struct kernel_args *a, const struct shared *s, struct ring *ring, const struct kernel_op *o, int n, int op,
+                             uint64_t policy)
 {
     int lane = (int)threadIdx.x & 31;
     struct op_shape shape = op_shape(a, op);
-    struct walk walk = walk_op(&shape, rotation);
+    struct walk walk = walk_op(&shape);
     int k0 = walk.slice * shape.slice_k, k1 = min(shape.k, k0 + shape.slice_k), chunk = kind_chunk((enum matrix_kind)KIND);
+    unsigned *claimed = a->claimed + n * SLICES_MAX + walk.slice, claim = 0;
 #pragma unroll 1
-    for (int t = walk.first; t < shape.tiles; t += walk.count) {
+    for (int t = walk.first, then = 0; t < shape.tiles; t = then) {
         struct tile x = tile_at<KIND>(o, &shape, op, t);
 #pragma unroll 1
         for (int k = k0; k < k1; k += chunk) {
-            int n = min(chunk, k1 - k);
+            int count = min(chunk, k1 - k);
+            bool second_last = k + 2 * chunk >= k1 && k + chunk < k1;
+            if (lane == 0 && (second_last || k1 - k0 <= chunk)) claim = atomicAdd(claimed, 1u);
             uint32_t to = shared_address(s->ring + ring->stage * STAGE_BYTES), full = shared_address(&s->full[ring->stage]);
             mbarrier_wait(shared_address(&s->empty[ring->stage]), ring->parity ^ 1);
+            if (k + chunk >= k1) {
+                then = walk.count + (int)__shfl_sync(~0u, claim, 0);
+                if (lane == 0) s->then[ring->stage] = then;
+            }
             if constexpr (KIND == MATRIX_W4) {
-                uint32_t bytes = (uint32_t)(n / W4_GROUP * W4_GRANULE);
+                uint32_t bytes = (uint32_t)(count / W4_GROUP * W4_GRANULE);
                 int64_t from = (int64_t)(k / W4_GROUP) * W4_GRANULE;
                 if (lane == 0) mbarrier_expect(full, 2 * bytes);
                 __syncwarp();
                 if (lane < 2) bulk_copy(to + (uint32_t)lane * bytes, (lane ? x.b : x.a) + from, bytes, full, policy);
             } else {
                 int element = KIND == MATRIX_FP8 ? 1 : 2;
-                uint32_t bytes = (uint32_t)(n * element);
+                uint32_t bytes = (uint32_t)(count * element);
                 if (lane == 0) mbarrier_expect(full, TILE_ROWS * bytes);
                 __syncwarp();
                 if (lane < TILE_ROWS)
@@ -96,29 +109,20 @@ template <int KIND, int OUT_KIND>
 static __device__ void produce(const struct kernel_args *a, const struct shared *s, struct ring ring)
 {
     uint64_t policy = policy_evict_first();
-    int rotation = 0, ops = 4 * a->layers;
+    int ops = 4 * a->layers;
 #pragma unroll 1
     for (int n = 0; n < ops; n++) {
         struct kernel_op o = a->layer[n / 4].op[n % 4];
-        fetch<KIND>(a, s, &ring, &rotation, &o, n % 4, policy);
+        fetch<KIND>(a, s, &ring, &o, n, n % 4, policy);
     }
-    if (a->step.wanted) fetch<OUT_KIND>(a, s, &ring, &rotation, &a->output, OP_OUTPUT, policy);
-}
-
-/* Barriers that the grid passes in a layer. */
-static __device__ __forceinline__ int layer_barriers(const struct kernel_args *a)
-{
-    int n = 5 + (a->step.neighbours ? 1 : 0) + (a->spread ? 2 : 0);
-    for (int op = OP_QKV; op <= OP_DOWN; op++) n += a->slices[op] > 1 ? 1 : 0;
-    return n;
+    if (a->step.wanted) fetch<OUT_KIND>(a, s, &ring, &a->output, ops, OP_OUTPUT, policy);
 }
 
 /* A warp beside the producer: when the grid begins a layer, what its attention will read comes nearer. */
 static __device__ void prefetch_layers(const struct kernel_args *a, const struct shared *s)
 {
-    unsigned step = (unsigned)layer_barriers(a) * gridDim.x, begun = 0;
-    for (int i = 0; i < a->layers; i++, begun += step) {
-        while (load_acquire(a->barrier) < begun) __nanosleep(500);
+    for (int i = 0; i < a->layers; i++) {
+        shared_wait(shared_address(s->begun), 4 * i + 1);
         prefetch_pages(a, s, a->layer + i, i);
         const struct kernel_layer *l = a->layer + i;
         int lines = a->embedding / 32;
@@ -130,7 +134,7 @@ static __device__ void prefetch_layers(const struct kernel_args *a, const struct
 
 #ifdef DECODE_PROFILE
 __device__ long long decode_stamps[132][32];
-#define STAMP(n)                                                                                                                   if (threadIdx.x == 0 && i == a->layers / 2) decode_stamps[blockIdx.x][n] = clock64();
+#define STAMP(n) if (threadIdx.x == 0 && i == a->layers / 2) decode_stamps[blockIdx.x][n] = clock64();
 #else
 #define STAMP(n)
 #endif
@@ -139,18 +143,15 @@ template <int KIND, int OUT_KIND>
 static __device__ void finish_all(const struct kernel_args *a, const struct shared *s)
 {
     struct turn turn = {0, 0};
-    int rotation = 0, ops = 4 * a->layers;
-    unsigned passed = 0; /* what the grid has passed when this operation's tiles can be there */
-    bool busy = false;
+    int ops = 4 * a->layers;
 #pragma unroll 1
     for (int n = 0; n < ops; n++) {
-        int op = n % 4;
-        struct kernel_op o = a->layer[n / 4].op[op];
-        if (a->spread && (op == OP_QKV || op == OP_FFN)) passed += gridDim.x;
-        finish<KIND>(a, s, &turn, &rotation, &o, op, passed, &busy);
-        passed += gridDim.x * (1u + (a->slices[op] > 1) + (op == OP_QKV ? 1u + a->step.neighbours : 0u));
+        struct kernel_op o = a->layer[n / 4].op[n % 4];
+        struct turn_of what = turn_at<KIND, OUT_KIND>(a, n);
+        finish<KIND>(a, s, &turn, &o, &what);
     }
-    if (a->step.wanted) finish<OUT_KIND>(a, s, &turn, &rotation, &a->output, OP_OUTPUT, passed + (a->spread ? gridDim.x : 0), &busy);
+    struct turn_of what = turn_at<KIND, OUT_KIND>(a, ops);
+    if (a->step.wanted) finish<OUT_KIND>(a, s, &turn, &a->output, &what);
 }
 
 template <int KIND, int OUT_KIND, int HD, bool FP8>
@@ -158,37 +159,31 @@ static __device__ void consume_all(const struct kernel_args *a, const struct sha
 {
     struct turn turn = {0, 0};
     uint32_t loads = 0;
-    int rotation = 0, ops = 4 * a->layers + (a->step.wanted ? 1 : 0);
+    int ops = 4 * a->layers + (a->step.wanted ? 1 : 0);
     unsigned passed = 0;
 #pragma unroll 1
     for (int n = 0; n < ops; n++) {
-        int i = n / 4, op = i == a->layers ? OP_OUTPUT : n % 4;
+        struct turn_of what = turn_at<KIND, OUT_KIND>(a, n);
+        int i = n / 4, op = what.op;
         const struct kernel_layer *l = a->layer + i;
         struct op_shape shape = op_shape(a, op);
-        int kind = op == OP_OUTPUT ? OUT_KIND : KIND, stride = inputs_stride((enum matrix_kind)kind, shape.slice_k);
+        int stride = inputs_stride((enum matrix_kind)(op == OP_OUTPUT ? OUT_KIND : KIND), shape.slice_k);
         STAMP(op * 4)
-        bool plain = op == OP_O || op == OP_DOWN;
-        const float *norm = op == OP_QKV ? l->attn_norm : op == OP_FFN ? l->ffn_norm : a->output_norm;
-        if (!plain && a->spread) {
-            spread_normed(a, s, norm, kind == MATRIX_BF16, op == OP_OUTPUT);
-            grid_barrier(a, &passed);
-        }
-        if (plain || a->spread)
-            load_plain(a, s, op == OP_O ? a->attended : op == OP_DOWN ? a->middle : a->normed, &shape, stride,
-                       op == OP_OUTPUT ? a->step.wanted : a->step.cols, &loads);
-        else
-            load_normed(a, s, norm, &shape, stride, kind == MATRIX_BF16, op == OP_OUTPUT);
+        if (threadIdx.x == 0) shared_release(shared_address(s->begun), n + 1);
+        load_inputs(a, s, op == OP_O ? a->attended : op == OP_DOWN ? a->middle : a->ready, op == OP_OUTPUT ? a->step.want : NULL, &shape, stride,
+                    op == OP_OUTPUT ? a->step.wanted : a->step.cols, &loads);
         STAMP(op * 4 + 1)
-        if (KIND != OUT_KIND && op == OP_OUTPUT) multiply<OUT_KIND>(a, s, &ring, &turn, &rotation, op);
-        else multiply<KIND>(a, s, &ring, &turn, &rotation, op);
+        if (KIND != OUT_KIND && op == OP_OUTPUT) multiply<OUT_KIND>(a, s, &ring, &turn, op);
+        else multiply<KIND>(a, s, &ring, &turn, op);
         STAMP(op * 4 + 2)
         if (shape.slices > 1) {
             grid_wait(a, &passed);
-            finish_slices(a, op, kind == MATRIX_BF16);
+            finish_slices(a, s, &what);
             if (op != OP_OUTPUT) grid_barrier(a, &passed);
         } else if (op != OP_OUTPUT) grid_wait(a, &passed);
         STAMP(op * 4 + 3)
         if (op != OP_QKV) continue;
+        if (threadIdx.x == 0) shared_release(shared_address(s->begun + 1), i + 1);
         if (a->step.neighbours) {
             place_all<HD, FP8>(a, s, l, i);
             grid_barrier(a, &passed);
@@ -204,6 +199,7 @@ static __device__ __forceinline__ void read_step(const struct kernel_args *a, co
 {
     for (int i = (int)threadIdx.x; i < a->step.cols * 2 * a->rotated; i += THREADS) s->angles[i] = a->step.angles[i];
     for (int i = (int)threadIdx.x; i < a->step.cols; i += THREADS) {
+        s->factor[i] = a->factor[i];
         s->position[i] = a->step.position[i];
         s->run_of[i] = a->step.run_of[i];
     }
@@ -231,6 +227,7 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
         asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
     }
     if (threadIdx.x == 0) {
+        s.begun[0] = s.begun[1] = 0;
         mbarrier_init(shared_address(s.placed), 2);
         mbarrier_init(shared_address(s.loaded), 1);
     }
@@ -242,8 +239,7 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
         else if (threadIdx.x < CONSUMERS + 32) produce<KIND, OUT_KIND>(a, &s, ring);
         else if (threadIdx.x < CONSUMERS + 64) prefetch_layers(a, &s);
         else if (!a->step.neighbours)
-            place_units<HD, FP8>(a, &s, threadIdx.x >= CONSUMERS + 96, (unsigned)layer_barriers(a) * gridDim.x,
-                                 (1u + (a->slices[OP_QKV] > 1) + a->spread) * gridDim.x);
+            place_units<HD, FP8>(a, &s, threadIdx.x >= CONSUMERS + 96);
     } else {
         registers_take<CONSUMER_REGISTERS>();
         consume_all<KIND, OUT_KIND, HD, FP8>(a, &s, ring);
@@ -251,14 +247,35 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
 #endif
 }
 
-/* Sums of 4 squares of the embeddings, as the layers' ends leave them; and the grid's barrier starts at 0. */
-static __global__ void decode_begin(const float *x, float *squares, int n, unsigned *barrier)
+/* What the end of a layer leaves, of the embeddings: a block a column. And the counters start at 0. */
+static __global__ void __launch_bounds__(1024) decode_begin(const __grid_constant__ struct kernel_args a, const float *weight, bool bf16, int counters)
 {
-    int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
-    if (i == 0) *barrier = 0;
-    if (i >= n) return;
-    float4 v = ((const float4 *)x)[i];
-    squares[i] = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+    __shared__ float warps[32];
+    int tid = (int)threadIdx.x, quads = a.embedding / 4;
+    const float4 *x = (const float4 *)(a.step.x + (int64_t)blockIdx.x * a.embedding);
+    float sum = 0;
+    for (int i = tid; i < quads; i += 1024) {
+        float4 v = x[i];
+        float square = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+        a.squares[(int64_t)blockIdx.x * quads + i] = square;
+        sum += square;
+    }
+    for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(~0u, sum, d);
+    if ((tid & 31) == 0) warps[tid >> 5] = sum;
+    __syncthreads();
+    sum = 0;
+    for (int w = 0; w < 32; w++) sum += warps[w];
+    float factor = near_power(rsqrtf(sum / (float)a.embedding + a.norm_eps));
+    if (tid == 0) a.factor[blockIdx.x] = factor;
+    for (int i = tid; i < quads; i += 1024) {
+        float4 v = x[i], g = __ldg((const float4 *)weight + i);
+        ((uint2 *)(a.ready + (int64_t)blockIdx.x * a.embedding))[i] =
+            make_uint2(to_form(v.x * g.x * factor, bf16) | (uint32_t)to_form(v.y * g.y * factor, bf16) << 16,
+                       to_form(v.z * g.z * factor, bf16) | (uint32_t)to_form(v.w * g.w * factor, bf16) << 16);
+    }
+    if (blockIdx.x > 0) return;
+    if (tid == 0) *a.barrier = 0;
+    for (int c = tid; c < counters; c += 1024) a.claimed[c] = 0;
 }
 
 /* ---- the host's side ---- */
@@ -270,6 +287,7 @@ struct decode {
     decode_function *kernel;
     int blocks, shared_max;
     enum matrix_kind kind, out_kind;
+    const float *first_norm;
     void *memory;
 };
 
@@ -339,10 +357,10 @@ static int slices_for(int k, int cols, enum matrix_kind kind, int limit)
 static bool divide(const struct decode *d, int cols, struct kernel_args *a)
 {
     if (a->step.invariant) cols = DECODE_COLS_MAX; /* k in as many slices, whatever the batch */
-    int ks[5] = {a->embedding, a->q_dim, a->embedding, a->feed_forward, a->embedding}, most = 0;
+    int ks[5] = {a->embedding, a->q_dim, a->embedding, a->feed_forward, a->embedding}, most = 0, angles = cols * 2 * a->rotated * 4;
     for (int op = 0; op < 5; op++) {
         enum matrix_kind kind = op == OP_OUTPUT ? d->out_kind : d->kind;
-        int slices = slices_for(ks[op], cols, kind, d->shared_max - SHARED_SMALL - STAGES_LEAST * STAGE_BYTES);
+        int slices = slices_for(ks[op], cols, kind, d->shared_max - SHARED_SMALL - angles - STAGES_LEAST * STAGE_BYTES);
         if (slices == 0) return false;
         int slice_k = ((ks[op] + 127) / 128 + slices - 1) / slices * 128, bytes = cols * inputs_stride(kind, slice_k) * 2;
         a->slices[op] = slices;
@@ -350,7 +368,8 @@ static bool divide(const struct decode *d, int cols, struct kernel_args *a)
     }
     int attend = attend_bytes(a->head_dim);
     a->inputs_bytes = ((attend > most ? attend : most) + 127) / 128 * 128;
-    a->stages = (d->shared_max - SHARED_SMALL - a->inputs_bytes) / STAGE_BYTES;
+    a->angles_bytes = angles;
+    a->stages = (d->shared_max - SHARED_SMALL - angles - a->inputs_bytes) / STAGE_BYTES;
     if (a->stages > STAGES_MAX) a->stages = STAGES_MAX;
     return a->stages >= 2;
 }
@@ -378,13 +397,15 @@ static size_t carve_all(struct kernel_args *a, uint8_t *base)
     a->qkv = (float *)carve(base, &used, cols * (a->q_dim + 2 * a->kv_dim), 4);
     a->attended = (uint16_t *)carve(base, &used, cols * a->q_dim, 2);
     a->middle = (uint16_t *)carve(base, &used, cols * a->feed_forward, 2);
-    a->normed = (uint16_t *)carve(base, &used, cols * a->embedding, 2);
+    a->ready = (uint16_t *)carve(base, &used, cols * a->embedding, 2);
+    a->factor = (float *)carve(base, &used, cols, 4);
     a->squares = (float *)carve(base, &used, cols * (a->embedding / 4), 4);
     a->partial = (float *)carve(base, &used, tiles * SLICES_MAX * 128, 4);
     a->split_out = (float *)carve(base, &used, tasks * SPLITS_MAX * HEADS_TILE * a->head_dim, 4);
     a->split_max = (float *)carve(base, &used, tasks * SPLITS_MAX * 16, 4);
     a->split_arrived = (unsigned *)carve(base, &used, tasks, 4);
     a->barrier = (unsigned *)carve(base, &used, 1, 4);
+    a->claimed = (unsigned *)carve(base, &used, (4 * a->layers + 1) * SLICES_MAX, 4);
     return used;
 }
 
@@ -436,6 +457,7 @@ enum err_code decode_open(struct decode **out, const struct decode_model *m, str
     a->q_dim = m->heads * m->head_dim, a->kv_dim = m->kv_heads * m->head_dim;
     a->rope_halves = m->rope_halves, a->gelu = m->gelu, a->norm_eps = m->norm_eps, a->attention_scale = m->attention_scale;
     a->attention_softcap = m->attention_softcap, a->residual_scale = m->residual_scale;
+    d->first_norm = m->layer[0].attn_norm;
     a->logit_scale = m->logit_scale, a->logit_softcap = m->logit_softcap;
     a->output = op_of(&m->output, &m->output), a->output_norm = m->output_norm, a->output_bias = m->output_bias, a->kv = m->kv;
     enum err_code code = ask_device(d, e);
@@ -468,10 +490,8 @@ enum err_code decode_run(struct decode *d, const struct decode_step *step, cudaS
         return err_set(e, ERR_INTERNAL, "the decode kernel cannot take %d columns", step->cols);
     int tasks = step->cols * a.kv_heads * ((a.heads / a.kv_heads + HEADS_TILE - 1) / HEADS_TILE);
     a.splits = step->invariant ? 0 : d->blocks / tasks < 1 ? 1 : d->blocks / tasks > SPLITS_MAX ? SPLITS_MAX : d->blocks / tasks;
-    a.spread = step->cols > 2;
-    int squares = step->cols * a.embedding / 4;
-    decode_begin<<<(squares + 255) / 256, 256, 0, stream>>>(step->x, a.squares, squares, a.barrier);
-    size_t bytes = (size_t)(a.stages * STAGE_BYTES + a.inputs_bytes) + SHARED_SMALL;
+    decode_begin<<<step->cols, 1024, 0, stream>>>(a, d->first_norm, d->kind == MATRIX_BF16, (4 * a.layers + 1) * SLICES_MAX);
+    size_t bytes = (size_t)(a.stages * STAGE_BYTES + a.inputs_bytes + a.angles_bytes) + SHARED_SMALL;
     void *params[] = {&a};
     cudaError_t status = cudaGetLastError();
     if (status == cudaSuccess)

@@ -1,12 +1,16 @@
 /* One decoding step in one launch: a persistent kernel for a few columns, on GPUs with bulk copies (sm_90).
  *
  * A block on each multiprocessor. One warp of it, the producer, does nothing but fetch weights: it walks through the tiles of
- * all layers in order and fills a ring in shared memory, never waiting for results, so that the memory is busy while the
- * other warps, the consumers, stand at a barrier between two operations. Sums have a fixed order that does not depend on the
- * number of columns, so a column's logits do not depend on the batch.
+ * all layers in order, claiming the next one as it goes, and fills a ring in shared memory, never waiting for results, so that
+ * the memory is busy while the other warps, the consumers, stand at a barrier between two operations. Which block has a tile
+ * changes nothing in its sums. In the invariant mode their order does not depend on the number of columns either, so a column's
+ * logits do not depend on the batch.
  *
- *   x ─► norm ─► Q K V ─┊─► (rope, KV) attention ─┊─► O, + x ─┊─► norm ─► gate, up ─┊─► down, + x ─┊─► … ─► norm ─► output
- *                       ┊ = a barrier of the whole grid
+ *   x ─► Q K V ─┊─► (rope, KV) attention ─┊─► O, + x ─┊─► gate, up ─┊─► down, + x ─┊─► … ─► output
+ *               ┊ = a barrier of the whole grid
+ *
+ * The norms take no step of their own: who adds to x leaves x × the norm's weight × a power of two near 1 / rms, in 16 bits,
+ * and the sums that come of it are multiplied by the rest.
  */
 #ifndef RUNG_ENGINE_CUDA_DECODE_CUH
 #define RUNG_ENGINE_CUDA_DECODE_CUH
@@ -36,7 +40,7 @@ struct decode_model {
 struct decode_step {
     int cols, wanted;
     bool neighbours;           /* two columns may belong to one sequence */
-    bool invariant;            /* attention is split by a column's own length alone */
+    bool invariant;            /* sums and splits of attention in an order that the batch does not change */
     const int32_t *position;   /* (cols) */
     const int32_t *run_of;     /* (cols) */
     const int32_t *pages;      /* (runs, pages_stride) */

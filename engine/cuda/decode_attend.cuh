@@ -1,6 +1,6 @@
 /* The decode kernel's attention: one block works on a unit (column, KV head, tile of 8 query heads, split of the past).
  *
- * A warp takes pages in turn. Scores come transposed, S^T = K Q^T (16 positions × 8 heads), and so does the result,
+ * A warp takes halves of pages in turn. Scores come transposed, S^T = K Q^T (16 positions × 8 heads), and so does the result,
  * O^T = V^T P^T (16 dims × 8 heads): positions and dims fill the tensor core's 16 rows, whatever the group's size, and the
  * running maximum of a head lies in the lanes that hold its sums. */
 #ifndef RUNG_ENGINE_CUDA_DECODE_ATTEND_CUH
@@ -134,39 +134,53 @@ template <int HD> struct attended {
     float max[2], sum[2];
 };
 
-/* K rows as A fragments: row g of step s stands for position 8 (g / 2) + 4 s + g % 2, row g + 8 for the one 2 further. */
-template <int HD, bool FP8>
-static __device__ __forceinline__ void scores(float score[4], const uint8_t *k, const uint16_t *q, int s, int g, int t)
+/* Half a page, 16 positions: its K on the way to a warp's registers, and what its stored values are multiplied by (FP8). */
+enum { HALF = PAGE / 2 };
+template <int HD, bool FP8> struct keys {
+    enum { PIECES = FP8 ? HD / 64 : HD / 32 };
+    uint4 a[PIECES], b[PIECES];
+    float k_scale[2], v_scale[2];
+};
+
+/* The position in its half of fragment row g; row g + 8 stands for the one 2 further. */
+static __device__ __forceinline__ int position_of(int g)
 {
-    int position = 8 * (g >> 1) + 4 * s + (g & 1);
+    return 4 * (g >> 1) + (g & 1);
+}
+
+/* K rows as A fragments; `at` is the first position in the page, 0 or HALF. */
+template <int HD, bool FP8> static __device__ __forceinline__ void load_keys(struct keys<HD, FP8> *k, const uint8_t *block, int at)
+{
+    int lane = (int)threadIdx.x & 31, g = lane >> 2, t = lane & 3, row = HD * (FP8 ? 1 : 2);
+    const uint8_t *from = block + (at + position_of(g)) * row + t * 16;
+    const float *scale = (const float *)(block + 2 * PAGE * HD) + at + position_of(g);
+#pragma unroll
+    for (int j = 0; j < keys<HD, FP8>::PIECES; j++) {
+        k->a[j] = __ldcg((const uint4 *)(from + j * 64));
+        k->b[j] = __ldcg((const uint4 *)(from + 2 * row + j * 64));
+    }
+#pragma unroll
+    for (int i = 0; FP8 && i < 2; i++) {
+        k->k_scale[i] = __ldcg(scale + 2 * i);
+        k->v_scale[i] = __ldcg(scale + PAGE + 2 * i);
+    }
+}
+
+template <int HD, bool FP8>
+static __device__ __forceinline__ void scores(float score[4], const struct keys<HD, FP8> *k, const uint16_t *q, int g, int t)
+{
     score[0] = score[1] = score[2] = score[3] = 0;
-    if constexpr (!FP8) {
-        const uint16_t *ka = (const uint16_t *)k + position * HD + t * 8, *kb = ka + 2 * HD, *x = q + g * (HD + 32) + t * 8;
-        uint4 a[HD / 32], b[HD / 32];
 #pragma unroll
-        for (int j = 0; j < HD / 32; j++) {
-            a[j] = __ldcg((const uint4 *)(ka + j * 32));
-            b[j] = __ldcg((const uint4 *)(kb + j * 32));
-        }
-#pragma unroll
-        for (int j = 0; j < HD / 32; j++) {
-            uint4 in = *(const uint4 *)(x + j * 32);
-            mma_f16(score, a[j].x, b[j].x, a[j].y, b[j].y, in.x, in.y);
-            mma_f16(score, a[j].z, b[j].z, a[j].w, b[j].w, in.z, in.w);
-        }
-    } else {
-        const uint8_t *ka = k + position * HD + t * 16, *kb = ka + 2 * HD;
-        const uint16_t *x = q + g * (HD + 32) + t * 16;
-        uint4 a[HD / 64], b[HD / 64];
-#pragma unroll
-        for (int j = 0; j < HD / 64; j++) {
-            a[j] = __ldcg((const uint4 *)(ka + j * 64));
-            b[j] = __ldcg((const uint4 *)(kb + j * 64));
-        }
-#pragma unroll
-        for (int j = 0; j < HD / 64; j++) {
-            uint4 in0 = *(const uint4 *)(x + j * 64), in1 = *(const uint4 *)(x + j * 64 + 8);
-            uint32_t wa[4] = {a[j].x, a[j].y, a[j].z, a[j].w}, wb[4] = {b[j].x, b[j].y, b[j].z, b[j].w};
+    for (int j = 0; j < keys<HD, FP8>::PIECES; j++) {
+        uint4 a = k->a[j], b = k->b[j];
+        if constexpr (!FP8) {
+            uint4 in = *(const uint4 *)(q + g * (HD + 32) + t * 8 + j * 32);
+            mma_f16(score, a.x, b.x, a.y, b.y, in.x, in.y);
+            mma_f16(score, a.z, b.z, a.w, b.w, in.z, in.w);
+        } else {
+            const uint16_t *x = q + g * (HD + 32) + t * 16 + j * 64;
+            uint4 in0 = *(const uint4 *)x, in1 = *(const uint4 *)(x + 8);
+            uint32_t wa[4] = {a.x, a.y, a.z, a.w}, wb[4] = {b.x, b.y, b.z, b.w};
             uint32_t in[8] = {in0.x, in0.y, in0.z, in0.w, in1.x, in1.y, in1.z, in1.w};
 #pragma unroll
             for (int w = 0; w < 4; w++)
@@ -176,77 +190,78 @@ static __device__ __forceinline__ void scores(float score[4], const uint8_t *k, 
     }
 }
 
-/* O^T += V^T P^T over one page; p: B fragments of both steps. */
-template <int HD, bool FP8>
-static __device__ __forceinline__ void add_values(struct attended<HD> *o, const uint8_t *v, const uint32_t p[2][2], int g, int t)
+/* The same of V, which lies transposed, dims as rows: four positions of row 8 m + g. */
+template <int HD, bool FP8> struct values {
+    uint2 wide[FP8 ? 1 : HD / 8];
+    uint32_t narrow[FP8 ? HD / 8 : 1];
+};
+
+template <int HD, bool FP8> static __device__ __forceinline__ void load_values(struct values<HD, FP8> *v, const uint8_t *block, int at)
+{
+    int lane = (int)threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const uint8_t *from = block + PAGE * HD * (FP8 ? 1 : 2) + (g * PAGE + at + t * 4) * (FP8 ? 1 : 2);
+#pragma unroll
+    for (int m = 0; m < HD / 8; m++) {
+        if constexpr (FP8) v->narrow[m] = __ldcg((const uint32_t *)(from + m * 8 * PAGE));
+        else v->wide[m] = __ldcg((const uint2 *)(from + m * 16 * PAGE));
+    }
+}
+
+/* O^T += V^T P^T; p: a B fragment. */
+template <int HD, bool FP8> static __device__ __forceinline__ void add_values(struct attended<HD> *o, const struct values<HD, FP8> *v, const uint32_t p[2])
 {
 #pragma unroll
     for (int m = 0; m < HD / 16; m++) {
         if constexpr (!FP8) {
-            const uint16_t *at = (const uint16_t *)v + (m * 16 + g) * PAGE + t * 8;
-            uint4 a = __ldcg((const uint4 *)at), b = __ldcg((const uint4 *)(at + 8 * PAGE));
-            mma_f16(o->out[m], a.x, b.x, a.y, b.y, p[0][0], p[0][1]);
-            mma_f16(o->out[m], a.z, b.z, a.w, b.w, p[1][0], p[1][1]);
+            uint2 a = v->wide[2 * m], b = v->wide[2 * m + 1];
+            mma_f16(o->out[m], a.x, b.x, a.y, b.y, p[0], p[1]);
         } else {
-            const uint8_t *at = v + (m * 16 + g) * PAGE + t * 8;
-            uint2 a = __ldcg((const uint2 *)at), b = __ldcg((const uint2 *)(at + 8 * PAGE));
-            mma_f16(o->out[m], e4m3x2_half2((uint16_t)a.x), e4m3x2_half2((uint16_t)b.x), e4m3x2_half2((uint16_t)(a.x >> 16)),
-                    e4m3x2_half2((uint16_t)(b.x >> 16)), p[0][0], p[0][1]);
-            mma_f16(o->out[m], e4m3x2_half2((uint16_t)a.y), e4m3x2_half2((uint16_t)b.y), e4m3x2_half2((uint16_t)(a.y >> 16)),
-                    e4m3x2_half2((uint16_t)(b.y >> 16)), p[1][0], p[1][1]);
+            uint32_t a = v->narrow[2 * m], b = v->narrow[2 * m + 1];
+            mma_f16(o->out[m], e4m3x2_half2((uint16_t)a), e4m3x2_half2((uint16_t)b), e4m3x2_half2((uint16_t)(a >> 16)), e4m3x2_half2((uint16_t)(b >> 16)),
+                    p[0], p[1]);
         }
     }
 }
 
-/* A warp: one page. Positions outside [first, last] are not seen. */
+/* A warp: half a page, whose K is on its way. Positions outside [first, last] are not seen; base is that of the half. */
 template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_page(const struct kernel_args *a, struct attended<HD> *o, const uint8_t *block, const uint16_t *q,
-                                                   int base, int first, int last)
+static __device__ __forceinline__ void attend_half(const struct kernel_args *a, struct attended<HD> *o, const struct keys<HD, FP8> *k, const uint8_t *block,
+                                                   const uint16_t *q, int base, int first, int last)
 {
     int lane = (int)threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-    const uint8_t *v = block + PAGE * HD * (FP8 ? 1 : 2);
-    const float *k_scale = (const float *)(block + 2 * PAGE * HD), *v_scale = k_scale + PAGE;
-    float score[2][4];
+    float score[4], e[4], rescale[2];
+    struct values<HD, FP8> v;
+    scores<HD, FP8>(score, k, q, g, t);
+    load_values<HD, FP8>(&v, block, base % PAGE);
 #pragma unroll
-    for (int s = 0; s < 2; s++) {
-        scores<HD, FP8>(score[s], block, q, s, g, t);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int position = 8 * (g >> 1) + 4 * s + (g & 1) + (i >= 2 ? 2 : 0);
-            float x = score[s][i];
-            if (FP8) x *= __ldcg(k_scale + position);
-            if (a->attention_softcap > 0) x = a->attention_softcap * (1.f - 2.f / (1.f + __expf(x * (2.f / a->attention_softcap)))); /* tanh */
-            score[s][i] = base + position >= first && base + position <= last ? x : -INFINITY;
-        }
+    for (int i = 0; i < 4; i++) {
+        int position = base + position_of(g) + (i >= 2 ? 2 : 0);
+        float x = score[i];
+        if (FP8) x *= k->k_scale[i >> 1];
+        if (a->attention_softcap > 0) x = a->attention_softcap * (1.f - 2.f / (1.f + __expf(x * (2.f / a->attention_softcap)))); /* tanh */
+        score[i] = position >= first && position <= last ? x : -INFINITY;
     }
-    float rescale[2];
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        float most = fmaxf(fmaxf(score[0][h], score[0][h + 2]), fmaxf(score[1][h], score[1][h + 2]));
+        float most = fmaxf(score[h], score[h + 2]);
         for (int d = 4; d < 32; d <<= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
         most = fmaxf(most, o->max[h]);
         rescale[h] = most == -INFINITY ? 1.f : __expf(o->max[h] - most);
         o->max[h] = most;
         o->sum[h] *= rescale[h];
     }
-    uint32_t p[2][2];
 #pragma unroll
-    for (int s = 0; s < 2; s++) {
-        float e[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            e[i] = score[s][i] == -INFINITY ? 0.f : __expf(score[s][i] - o->max[i & 1]);
-            o->sum[i & 1] += e[i];
-            if (FP8) e[i] *= e[i] > 0 ? 448.f * __ldcg(v_scale + 8 * (g >> 1) + 4 * s + (g & 1) + (i >= 2 ? 2 : 0)) : 0.f; /* the row's largest value */
-        }
-        p[s][0] = transpose_8x8(pack_half2(e[0], e[1]));
-        p[s][1] = transpose_8x8(pack_half2(e[2], e[3]));
+    for (int i = 0; i < 4; i++) {
+        e[i] = score[i] == -INFINITY ? 0.f : __expf(score[i] - o->max[i & 1]);
+        o->sum[i & 1] += e[i];
+        if (FP8) e[i] *= e[i] > 0 ? 448.f * k->v_scale[i >> 1] : 0.f; /* the row's largest value */
     }
+    uint32_t p[2] = {transpose_8x8(pack_half2(e[0], e[1])), transpose_8x8(pack_half2(e[2], e[3]))};
 #pragma unroll
     for (int m = 0; m < HD / 16; m++)
 #pragma unroll
         for (int i = 0; i < 4; i++) o->out[m][i] *= rescale[i & 1];
-    add_values<HD, FP8>(o, v, p, g, t);
+    add_values<HD, FP8>(o, &v, p);
 }
 
 /* A warp leaves what it has for the others of its block. */
@@ -351,6 +366,10 @@ static __device__ __forceinline__ void attend_unit(const struct kernel_args *a, 
     int col = u->col, kv_head = u->kv_head, part = u->part, task = u->task, split = u->split, begin = u->begin, end = u->end;
     struct attend_space w = attend_space(s, HD);
     int heads = min(HEADS_TILE, group - part * HEADS_TILE), head0 = kv_head * group + part * HEADS_TILE;
+    /* The warps take halves of pages in turn. The last one holds what the placers are about to place. */
+    int half = 2 * begin + warp, halves = u->last ? u->position / HALF + 1 : 2 * end, fresh = u->last ? halves - 1 : halves;
+    struct keys<HD, FP8> k;
+    if (half < fresh) load_keys<HD, FP8>(&k, kv_block(a, layer, page_of(a, s, col, half / 2), kv_head), half % 2 * HALF);
     for (int h = warp; h < HEADS_TILE; h += WARPS) {
         float *row = w.row + warp * HD;
         if (h < heads)
@@ -363,19 +382,22 @@ static __device__ __forceinline__ void attend_unit(const struct kernel_args *a, 
         }
     }
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
-    if (!a->step.neighbours) mbarrier_wait(shared_address(s->placed), (uint32_t)layer & 1);
     struct attended<HD> o;
 #pragma unroll
     for (int m = 0; m < HD / 16; m++) o.out[m][0] = o.out[m][1] = o.out[m][2] = o.out[m][3] = 0;
     o.max[0] = o.max[1] = -INFINITY;
     o.sum[0] = o.sum[1] = 0;
 #pragma unroll 1
-    for (int p = begin + warp; p < end; p += WARPS)
-        attend_page<HD, FP8>(a, &o, kv_block(a, layer, page_of(a, s, col, p), kv_head), w.q, p * PAGE, u->first, u->position);
-    if (begin + warp < end) leave<HD, FP8>(&o, &w, warp);
+    for (int n = half; n < halves; n += WARPS) {
+        const uint8_t *block = kv_block(a, layer, page_of(a, s, col, n / 2), kv_head);
+        if (n >= fresh && !a->step.neighbours) mbarrier_wait(shared_address(s->placed), (uint32_t)layer & 1);
+        if (n >= fresh || n != half) load_keys<HD, FP8>(&k, block, n % 2 * HALF);
+        attend_half<HD, FP8>(a, &o, &k, block, w.q, n * HALF, u->first, u->position);
+    }
+    if (half < halves) leave<HD, FP8>(&o, &w, warp);
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
     /* The warps' parts in order; then, in the last split to arrive, the splits'. */
-    int warps = min(WARPS, end - begin);
+    int warps = min(WARPS, halves - 2 * begin);
     int64_t at = (int64_t)task * SPLITS_MAX + split;
     uint16_t *to = a->attended + (int64_t)col * a->q_dim + head0 * HD;
     weigh(&w, warps);
@@ -426,7 +448,7 @@ static __device__ __forceinline__ void prefetch_pages(const struct kernel_args *
 
 /* A placer (one warp for K, one for V): the new position of this block's columns and heads, as soon as the grid has Q, K and V. */
 template <int HD, bool FP8>
-static __device__ void place_units(const struct kernel_args *a, const struct shared *s, bool value, unsigned layer_step, unsigned after_qkv)
+static __device__ void place_units(const struct kernel_args *a, const struct shared *s, bool value)
 {
     int units = units_of(a);
     struct unit u;
@@ -434,7 +456,7 @@ static __device__ void place_units(const struct kernel_args *a, const struct sha
 #pragma unroll 1
     for (int i = 0; i < a->layers; i++) {
         const struct kernel_layer *l = a->layer + i;
-        while (load_acquire(a->barrier) < (unsigned)i * layer_step + after_qkv) { }
+        shared_wait(shared_address(s->begun + 1), i + 1);
 #pragma unroll 1
         for (int n = (int)blockIdx.x; n < units; n += (int)gridDim.x) {
             if (!unit_at(a, s, l, n, &u) || !u.last) continue;

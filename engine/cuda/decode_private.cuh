@@ -12,12 +12,12 @@ enum {
     FINISHERS = 128,
     THREADS = CONSUMERS + 128 + FINISHERS, /* between them the producer's group: two warps of it work */
     CONSUMER_REGISTERS = 192, OTHER_REGISTERS = 64, /* 256 × 192 + 256 × 64 = 512 × 128, what a block starts with */
-    UNITS = 16,               /* pieces of a stage; a warp takes two, so that one hides the other's delays */
+    UNITS = 32,               /* pieces of a stage; a warp takes four, so that they hide each other's delays */
     TILE_ROWS = 16,           /* two panels of 8 rows */
-    STAGE_BYTES = 17408,      /* a tile's next piece: 2 × 16 granules of W4, or 16 rows of 1024 bytes, 64 apart */
-    ROW_BYTES = 1024,
+    STAGE_BYTES = 33792,      /* a tile's next piece: 2 × 32 granules of W4, or 16 rows of 2048 bytes, 64 apart */
+    ROW_BYTES = 2048,
     ROW_STRIDE = ROW_BYTES + 64, /* so that the 8 lanes of a quarter warp read different banks */
-    STAGES_LEAST = 4, STAGES_MAX = 10,
+    STAGES_LEAST = 3, STAGES_MAX = 10,
     RED_FLOATS = WARPS * TILE_ROWS * DECODE_COLS_MAX, /* the warps' sums of one tile */
     SUMS = 3,                 /* tiles whose sums wait for the finishers */
     SLICES_MAX = 8,           /* of k, where a batch's inputs do not fit shared memory */
@@ -51,18 +51,21 @@ struct kernel_args {
     const float *output_norm, *output_bias;
     struct kv_cache kv;
     struct decode_step step;
-    int slices[5], stages, inputs_bytes; /* slices of k by op; of shared memory */
+    int slices[5], stages, inputs_bytes, angles_bytes; /* slices of k by op; of shared memory */
     int splits;                          /* of attention; 0: by each column's length */
-    bool spread;                         /* the norms are shared out between the blocks, not done by each */
     float *qkv;                          /* (cols, q_dim + 2 kv_dim) */
-    uint16_t *attended, *middle, *normed; /* (cols, q_dim), (cols, feed_forward), (cols, embedding) in the layers' form */
+    uint16_t *attended, *middle;         /* (cols, q_dim), (cols, feed_forward) in the layers' form */
+    uint16_t *ready;                     /* (cols, embedding) x × the next norm's weight × a power of two near 1 / rms: what is multiplied
+                                          * next; the sums make up for the rest of the norm */
+    float *factor;                       /* (cols) that power of two, of the first norm */
     float *squares;                      /* (cols, embedding / 4) sums of 4 squares of x */
     float *partial;                      /* (tiles, slices, 16, 8): where k is sliced */
     float *split_out, *split_max;        /* (cols × kv heads × head tiles, splits, 8 × head_dim), (…, 2 × 8) */
-    unsigned *split_arrived, *barrier;   /* zero between steps */
+    unsigned *split_arrived;             /* zero between steps */
+    unsigned *barrier, *claimed;         /* zero when a step begins: arrivals; (operations, SLICES_MAX) tiles beyond the blocks' first */
 };
 
-/* Bytes of one 1024-byte row piece in k's. */
+/* The k's of a stage. */
 static __device__ __host__ __forceinline__ int kind_chunk(enum matrix_kind kind)
 {
     return kind == MATRIX_W4 ? UNITS * W4_GROUP : kind == MATRIX_FP8 ? ROW_BYTES : ROW_BYTES / 2;
@@ -83,22 +86,19 @@ static __device__ __forceinline__ struct op_shape op_shape(const struct kernel_a
     return s;
 }
 
-/* Where a block stands in the round of tiles: each operation begins at the block after the last one's last tile. */
+/* A block's part in an operation: it works on one slice of k, with `count` blocks altogether. Its first tile is settled; the
+ * others it claims from a counter when it comes to them, since the memory serves some multiprocessors faster than others. */
 struct walk {
-    int slice, index, count; /* this block works on a slice of k, as the index-th of count */
-    int first;               /* its first tile */
+    int slice, count, first;
 };
 
-static __device__ __forceinline__ struct walk walk_op(const struct op_shape *s, int *rotation)
+static __device__ __forceinline__ struct walk walk_op(const struct op_shape *s)
 {
     struct walk w;
-    int block = (int)blockIdx.x, blocks = (int)gridDim.x;
-    w.count = blocks / s->slices;
-    w.slice = block % s->slices;
-    w.index = block / s->slices;
-    int start = *rotation / s->slices % w.count;
-    w.first = w.index >= w.count ? s->tiles : (w.index - start + w.count) % w.count;
-    *rotation = (start + s->tiles) % w.count * s->slices;
+    w.count = (int)gridDim.x / s->slices;
+    w.slice = (int)blockIdx.x % s->slices;
+    int index = (int)blockIdx.x / s->slices;
+    w.first = index < w.count ? index : s->tiles;
     return w;
 }
 
@@ -161,16 +161,25 @@ static __device__ __forceinline__ void turn_next(struct turn *t)
 struct shared {
     uint8_t *ring, *inputs; /* inputs: attention's work space too */
     float *sums;   /* (SUMS, WARPS, 16, 8) */
-    float *warp;   /* (WARPS, 8) */
-    float *angles; /* (8, 2 × rotated) */
+    float *warp;   /* (FINISHERS / 32, 8) */
+    float *rms, *factor, *norm; /* (8) by column: 1 / root mean square of x, what `ready` was multiplied by, rms / factor */
+    float *angles; /* (cols, 2 × rotated) */
     float *rows;   /* (2, 128) the placers' work space */
     int *flag;     /* (4) */
+    int *begun;    /* (2) operations that the consumers have begun; layers whose attention they have begun. Nobody else in the
+                    * block watches the grid's barrier: each watcher costs the memory that holds it more than it seems. */
+    int *then;     /* (STAGES_MAX) with the last piece of a tile: the block's next tile, or one that is not there */
+    int *sums_then; /* (SUMS) the same, with the tile's sums */
     int *position, *run_of, *pages; /* (8), (8), (8, PAGES_NEAR) of the step; a longer table's rest is read where it lies */
     uint64_t *full, *empty;           /* (STAGES_MAX) of the ring */
     uint64_t *sums_full, *sums_empty; /* (SUMS) */
     uint64_t *loaded;                 /* a phase a load of inputs */
     uint64_t *placed;                 /* a phase a layer: this block's new K and V are in their pages */
 };
-enum { SHARED_SMALL = SUMS * RED_FLOATS * 4 + (8 * WARPS + 4) * 4 + (8 * 2 * 128 + 2 * 128) * 4 + (16 + 8 * PAGES_NEAR) * 4 + (2 * (STAGES_MAX + SUMS) + 2) * 8 + 64 };
+enum {
+    SHARED_FLOATS = SUMS * RED_FLOATS + FINISHERS / 32 * 8 + 3 * 8 + 2 * 128,
+    SHARED_INTS = 8 + STAGES_MAX + SUMS + 1 + 16 + 8 * PAGES_NEAR,
+    SHARED_SMALL = (SHARED_FLOATS + SHARED_INTS) * 4 + (2 * (STAGES_MAX + SUMS) + 2) * 8 + 64
+};
 
 #endif

@@ -174,6 +174,22 @@ static __device__ __forceinline__ void barrier_sync(int id, int threads)
     asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
 }
 
+/* A number in shared memory that one thread of the block raises and others wait for. */
+static __device__ __forceinline__ void shared_release(uint32_t to, int value)
+{
+    asm volatile("st.release.cta.shared.s32 [%0], %1;\n" ::"r"(to), "r"(value) : "memory");
+}
+
+static __device__ __forceinline__ void shared_wait(uint32_t from, int value)
+{
+    for (;;) {
+        int now;
+        asm volatile("ld.acquire.cta.shared.s32 %0, [%1];\n" : "=r"(now) : "r"(from) : "memory");
+        if (now >= value) return;
+        __nanosleep(40);
+    }
+}
+
 static __device__ __forceinline__ void count_release(unsigned *counter)
 {
     asm volatile("red.release.gpu.global.add.u32 [%0], 1;\n" ::"l"(counter) : "memory");

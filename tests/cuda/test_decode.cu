@@ -218,7 +218,8 @@ static row reference(struct test *t, row x, int sequence, int position, const fl
 }
 
 static enum err_code device_step(struct test *t, struct decode *d, const std::vector<row> &x, const std::vector<int> &sequence,
-                                 const std::vector<int> &position, const std::vector<float> &angles, bool neighbours, std::vector<float> *logits)
+                                 const std::vector<int> &position, const std::vector<float> &angles, bool neighbours, bool invariant,
+                                 std::vector<float> *logits)
 {
     int cols = (int)x.size(), dim = t->s.d;
     int64_t ld = (t->s.vocabulary + 31) / 32 * 32;
@@ -230,7 +231,7 @@ static enum err_code device_step(struct test *t, struct decode *d, const std::ve
     std::vector<float> poison((size_t)(cols * ld), NAN);
     struct decode_step s;
     memset(&s, 0, sizeof s);
-    s.cols = s.wanted = cols, s.neighbours = neighbours, s.invariant = true;
+    s.cols = s.wanted = cols, s.neighbours = neighbours, s.invariant = invariant;
     s.position = (int32_t *)to_device(pos.data(), pos.size() * 4), s.run_of = (int32_t *)to_device(seq.data(), seq.size() * 4);
     s.pages = (int32_t *)to_device(t->table.data(), t->table.size() * 4), s.pages_stride = t->pages_stride;
     s.angles = (float *)to_device(angles.data(), angles.size() * 4), s.want = (int32_t *)to_device(want.data(), want.size() * 4);
@@ -249,7 +250,18 @@ static enum err_code device_step(struct test *t, struct decode *d, const std::ve
 
 static int failures, passes;
 
-/* `cols` columns: of as many sequences, or neighbours in one. Two steps; then the first column alone must give the same bits. */
+static double error_of(const row &want, const float *got)
+{
+    double diff = 0, size = 0;
+    for (size_t i = 0; i < want.size(); i++) {
+        diff += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
+        size += want[i] * want[i];
+    }
+    return sqrt(diff / size);
+}
+
+/* `cols` columns: of as many sequences, or neighbours in one. Two steps, each in both modes; in the invariant one the first column alone
+ * must give the same bits. */
 static void check(const struct shape *s, int context, int cols, bool neighbours)
 {
     struct test t;
@@ -283,31 +295,31 @@ static void check(const struct shape *s, int context, int cols, bool neighbours)
         }
         for (row &r : x)
             for (double &v : r) v = (double)(float)v;
-        std::vector<float> got, alone;
-        if (device_step(&t, d, x, sequence, position, angles, neighbours, &got)) failures++;
+        std::vector<float> got, alone, fast;
+        if (device_step(&t, d, x, sequence, position, angles, neighbours, false, &fast)) failures++;
+        if (device_step(&t, d, x, sequence, position, angles, neighbours, true, &got)) failures++;
         int64_t ld = (s->vocabulary + 31) / 32 * 32;
         if (!neighbours) {
-            (void)device_step(&t, d, {x[0]}, {0}, {position[0]}, std::vector<float>(angles.begin(), angles.begin() + 2 * s->head_dim), false, &alone);
+            (void)device_step(&t, d, {x[0]}, {0}, {position[0]}, std::vector<float>(angles.begin(), angles.begin() + 2 * s->head_dim), false,
+                              true, &alone);
             same = same && memcmp(alone.data(), got.data(), (size_t)s->vocabulary * 4) == 0;
         }
         for (int c = 0; c < cols; c++) {
             row want = reference(&t, x[(size_t)c], sequence[(size_t)c], position[(size_t)c], &angles[(size_t)(c * 2 * s->head_dim)]);
-            double diff = 0, size = 0;
-            for (size_t i = 0; i < want.size(); i++) {
-                double g = (double)got[(size_t)(c * ld) + i];
-                diff += (g - want[i]) * (g - want[i]);
-                size += want[i] * want[i];
+            for (const std::vector<float> *logits : {&got, &fast}) {
+                double error = error_of(want, logits->data() + c * ld);
+                errors.push_back(error);
+                if (!(error <= worst)) worst = error;
             }
-            double error = sqrt(diff / size);
-            errors.push_back(error);
-            if (!(error <= worst)) worst = error;
         }
     }
     /* The middle column shows the arithmetic's own error; where attention is sharp, or a rounding of K or V to 8 bits falls
-     * the other way, one column may stand out: the same step on the host with inputs rounded to F16 does so as well. */
+     * the other way, one column may stand out: the same step on the host with inputs rounded to F16 does so as well. With one or
+     * two positions seen, nothing averages such a step of V out, so every column may. */
     std::sort(errors.begin(), errors.end());
     double middle = errors[errors.size() / 2];
-    bool good = middle < (s->kind == MATRIX_BF16 ? 6e-3 : s->fp8 ? 1e-2 : cols == 1 ? 1e-2 : 3e-3) && worst < 4e-2 && same;
+    double bound = s->kind == MATRIX_BF16 ? 6e-3 : s->fp8 ? 1e-2 : cols == 1 ? 1e-2 : 3e-3;
+    bool good = middle < (context < 2 ? 2 * bound : bound) && worst < 4e-2 && same;
     good ? passes++ : failures++;
     printf("%-8s %-28s context %5d, %d columns%s: error %.2e, at most %.2e%s\n", good ? "ok" : "FAILED", s->name, context, cols, neighbours ? " of one sequence" : "",
            middle, worst, same ? "" : ", not the same bits alone");
