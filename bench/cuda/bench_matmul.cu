@@ -3,6 +3,8 @@
  *   bench_matmul            the table: the way that matmul_run takes
  *   bench_matmul ways       both ways of every product, slices and sums of several kinds
  *   bench_matmul sweep      every instance of the tile kernel with several stages and splits
+ *   bench_matmul wide       every instance of the wide kernel (4-bit weights on Hopper) beside the other ways
+ *   bench_matmul step       the products of all 95 layers together, for several numbers of columns
  * A second argument keeps to one kind ("W4", "Q4_K" …). */
 #include "engine/cuda/matmul_private.cuh"
 #include "tests/cuda/random.cuh"
@@ -267,6 +269,43 @@ static void sweep(struct rotation *r)
     }
 }
 
+static void wide(struct rotation *r)
+{
+    static const int cols[] = {9, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048};
+    struct matmul_tuning lt = {WAY_LT, -1, 0, 0, 0, false}, tile = {WAY_TILE, -1, 0, 0, 0, false};
+    if (!matmul_has_wide(m) || r->kind->kind != MATRIX_W4) return;
+    for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++) {
+        for (int i = 0; i < wide_kernels(); i++) {
+            char name[32];
+            struct matmul_tuning tuning = {WAY_WIDE, i, 0, 0, 0, false};
+            int of = wide_kernel_cols(i);
+            if (of < 128 && of * 2 < cols[c] && !(of == 64 && cols[c] <= 192)) continue;
+            if (of >= 2 * cols[c] && of > 16) continue;
+            (void)snprintf(name, sizeof name, "wide %d (%d)", i, of);
+            one_way(r, FORM_F16, cols[c], &tuning, name);
+        }
+        if (cols[c] <= 64) one_way(r, FORM_F16, cols[c], &tile, "tile");
+        if (cols[c] >= 128 && matmul_has_lt(m)) one_way(r, FORM_F16, cols[c], &lt, "lt");
+    }
+}
+
+/* 64 streams' step is all products of all layers, one after another, in the way that matmul_run takes. */
+static void step(const struct kind *kind)
+{
+    static const int shapes[][2] = {{10240, 8192}, {8192, 8192}, {44032, 8192}, {8192, 22016}}, cols[] = {1, 8, 16, 32, 64, 128, 256};
+    struct rotation r[4];
+    for (int s = 0; s < 4; s++) r[s] = rotation_new(kind, shapes[s][0], shapes[s][1]);
+    for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++) {
+        double sum = 0;
+        for (int s = 0; s < 4; s++) {
+            struct operand x = inputs(matmul_form(&r[s].w[0], cols[c], false), cols[c], shapes[s][1]);
+            sum += seconds(&r[s], &x, s & 1 ? INTO_F32_ADD : INTO_F32, 3);
+        }
+        printf("%-5s 95 layers' products, %3d columns: %.2f ms\n", kind->name, cols[c], sum * 95e3);
+    }
+    for (int s = 0; s < 4; s++) rotation_free(&r[s]);
+}
+
 int main(int argc, char **argv)
 {
     struct err e;
@@ -288,10 +327,15 @@ int main(int argc, char **argv)
     for (int i = 0; i < KIND_COUNT; i++)
         for (int s = 0; s < 5; s++) {
             if (only && strcmp(only, KINDS[i].name)) continue;
-            if (!strcmp(mode, "sweep") && s > 3) continue;
+            if ((!strcmp(mode, "sweep") || !strcmp(mode, "wide")) && s > 3) continue;
+            if (!strcmp(mode, "step")) {
+                if (s == 0) step(&KINDS[i]);
+                continue;
+            }
             struct rotation r = rotation_new(&KINDS[i], SHAPES[s][0], SHAPES[s][1]);
             if (!strcmp(mode, "sweep")) sweep(&r);
             else if (!strcmp(mode, "ways")) ways(&r);
+            else if (!strcmp(mode, "wide")) wide(&r);
             else table(&r);
             rotation_free(&r);
             (void)fflush(stdout);
