@@ -5,7 +5,7 @@
  *   bench_matmul sweep      every instance of the tile kernel with several stages and splits
  *   bench_matmul wide       every instance of the wide kernel (4-bit weights on Hopper) beside the other ways
  *   bench_matmul step       the products of all 95 layers together, for several numbers of columns
- * A second argument keeps to one kind ("W4", "Q4_K" …). */
+ * A second argument keeps to one kind ("W4", "Q4_K" …), with "wide" a third to one number of columns. */
 #include "engine/cuda/matmul_private.cuh"
 #include "tests/cuda/random.cuh"
 
@@ -29,6 +29,7 @@ static const int COLS[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048};
 static struct matmul *m;
 static double read_rate, rate_16, rate_8; /* bytes, operations a second */
 static const char *only;
+static int only_cols;
 
 /* ---- weights ---- */
 
@@ -275,6 +276,7 @@ static void wide(struct rotation *r)
     struct matmul_tuning lt = {WAY_LT, -1, 0, 0, 0, false}, tile = {WAY_TILE, -1, 0, 0, 0, false};
     if (!matmul_has_wide(m) || r->kind->kind != MATRIX_W4) return;
     for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++) {
+        if (only_cols && only_cols != cols[c]) continue;
         for (int i = 0; i < wide_kernels(); i++) {
             char name[32];
             struct matmul_tuning tuning = {WAY_WIDE, i, 0, 0, 0, false};
@@ -316,6 +318,7 @@ int main(int argc, char **argv)
         return 0;
     }
     only = argc > 2 ? argv[2] : NULL;
+    only_cols = argc > 3 ? atoi(argv[3]) : 0;
     struct cudaDeviceProp p;
     MUST(cudaGetDeviceProperties(&p, 0));
     if (matmul_open(&m, &options, &e)) return printf("%s\n", e.msg), 1;

@@ -1,8 +1,8 @@
 /* Hopper's kernel for 4-bit weights and more than a few columns: y = W x.
  *
  *   prepare   a small kernel lays the inputs out as the tensor cores want them, unit by unit (128 k's), and pads the columns
- *   multiply  a persistent block on each multiprocessor. One warp fills a ring in shared memory with bulk copies (a unit of the
- *             block's rows as they lie in memory, a unit of the inputs); WGS groups of four warps turn the weights into F16 in
+ *   multiply  a persistent block on each multiprocessor. Four warps fill a ring in shared memory with asynchronous copies (a unit
+ *             of the block's rows as they lie in memory, a unit of the inputs); WGS groups of four warps turn the weights into F16 in
  *             registers, scale included, and multiply: the weights are wgmma's register operand, the inputs its shared one
  *   join      tiles whose k's were dealt to several blocks: their sums lie in `partial`; each of them adds a part of the tile
  *
@@ -173,38 +173,47 @@ static __device__ __forceinline__ bool place_next(const struct wide_args *a, str
     return true;
 }
 
-/* The warp that fills the ring. The first stages' weights do not wait for the inputs to be prepared. */
+/* A unit of the tile's panels: 33 pieces of 16 bytes each. */
+template <int PANELS> static __device__ __forceinline__ void ask_weights(const struct wide_args *a, uint32_t to, uint32_t bar, int panel, int unit, int thread)
+{
+    constexpr int pieces = W4_GRANULE / 16, all = PANELS * pieces;
+#pragma unroll
+    for (int i = 0; i < (all + PRODUCERS - 1) / PRODUCERS; i++) {
+        int at = i * PRODUCERS + thread, p = at / pieces;
+        if ((i + 1) * PRODUCERS > all && at >= all) break;
+        uint32_t from = (uint32_t)((min(panel + p, a->panels - 1) * a->units + unit) * pieces + at - p * pieces);
+        copy_async(to + at * 16, a->weights + (uint64_t)from * 16);
+    }
+    copy_arrive(bar);
+}
+
+/* The warps that fill the ring. The first stages' weights do not wait for the inputs to be prepared. */
 template <int N, int MT, int WGS> static __device__ __forceinline__ void produce(const struct wide_args *a, uint32_t ring, uint32_t full, uint32_t empty)
 {
     using shape = wide_shape<N, MT, WGS>;
-    int lane = (int)threadIdx.x & 31, early = 0;
-    uint64_t policy = policy_evict_first();
-    int64_t panel_bytes = (int64_t)a->units * W4_GRANULE;
+    int thread = (int)threadIdx.x - WGS * 128, early = 0;
     struct place here = {walk_begin(a), {0, 0, 0}, 0}, inputs = here;
     struct stage_turn turn = {0, 0};
-    auto ask_weights = [&](int stage) {
-        int panel = here.s.tile / a->col_tiles * shape::panels;
-        const uint8_t *from = a->weights + (int64_t)here.unit * W4_GRANULE;
+    auto ask = [&](int stage, const struct place *p, bool of_weights, bool of_inputs) {
+        int row_tile = p->s.tile / a->col_tiles, col_tile = p->s.tile - row_tile * a->col_tiles;
         uint32_t to = ring + stage * shape::stage_bytes, bar = full + 8 * stage;
-        if (lane == 0) mbarrier_expect(bar, shape::weight_bytes + shape::input_bytes);
-        __syncwarp();
-#pragma unroll
-        for (int p = lane; p < shape::panels; p += 32)
-            bulk_copy(to + p * W4_GRANULE, from + min(panel + p, a->panels - 1) * panel_bytes, W4_GRANULE, bar, policy);
+        if (of_inputs && thread == 0) {
+            mbarrier_expect(bar, shape::input_bytes);
+            bulk_copy_shared(to + shape::weight_room, a->inputs + ((int64_t)col_tile * a->units + p->unit) * shape::input_bytes, shape::input_bytes, bar);
+        }
+        if (of_weights) ask_weights<shape::panels>(a, to, bar, row_tile * shape::panels, p->unit, thread);
     };
-    auto ask_inputs = [&](int stage, const struct place *p) {
-        const uint8_t *from = a->inputs + ((int64_t)(p->s.tile % a->col_tiles) * a->units + p->unit) * shape::input_bytes;
-        if (lane == 0) bulk_copy_shared(ring + stage * shape::stage_bytes + shape::weight_room, from, shape::input_bytes, full + 8 * stage);
-    };
-    while (early < shape::stages && place_next(a, &here)) ask_weights(early++);
+#pragma unroll 1
+    while (early < shape::stages && place_next(a, &here)) ask(early++, &here, true, false);
     wait_for_previous();
     fence_bulk();
-    for (int i = 0; i < early && place_next(a, &inputs); i++) ask_inputs(i, &inputs);
+#pragma unroll 1
+    for (int i = 0; i < early && place_next(a, &inputs); i++) ask(i, &inputs, false, true);
     if (early < shape::stages) return;
+#pragma unroll 1
     while (place_next(a, &here)) {
         mbarrier_wait(empty + 8 * turn.stage, turn.parity);
-        ask_weights(turn.stage);
-        ask_inputs(turn.stage, &here);
+        ask(turn.stage, &here, true, true);
         turn_on<shape::stages>(&turn);
     }
 }
@@ -347,7 +356,7 @@ template <int N, int MT, int WGS> __global__ void __launch_bounds__(wide_shape<N
     uint32_t full = shared_address(wide_shared + shape::stages * shape::stage_bytes), empty = full + 8 * shape::stages;
     if (threadIdx.x == 0) {
         for (int i = 0; i < shape::stages; i++) {
-            mbarrier_init(full + 8 * i, 1);
+            mbarrier_init(full + 8 * i, PRODUCERS + 1);
             mbarrier_init(empty + 8 * i, WGS * 4);
         }
         fence_bulk();
@@ -355,7 +364,7 @@ template <int N, int MT, int WGS> __global__ void __launch_bounds__(wide_shape<N
     __syncthreads();
     if (threadIdx.x >= WGS * 128) {
         registers_give<shape::few>();
-        if (threadIdx.x < WGS * 128 + 32) produce<N, MT, WGS>(&a, shared_address(wide_shared), full, empty);
+        produce<N, MT, WGS>(&a, shared_address(wide_shared), full, empty);
     } else {
         registers_take<shape::many>();
         consume<N, MT, WGS>(&a, wide_shared, full, empty);
@@ -372,7 +381,7 @@ struct wide_kernel {
 #define WIDE(N, MT, WGS) {(const void *)wide_multiply<N, MT, WGS>, N, WGS *MT * 64, wide_shape<N, MT, WGS>::threads, wide_shape<N, MT, WGS>::shared}
 static const struct wide_kernel KERNELS[] = {
     /* columns, 64-row pieces of a group of warps, groups */
-    WIDE(16, 1, 4), WIDE(16, 2, 3), WIDE(32, 1, 4), WIDE(32, 2, 3), WIDE(64, 2, 2), WIDE(64, 2, 3), WIDE(64, 4, 2), WIDE(128, 2, 2),
+    WIDE(16, 1, 4), WIDE(16, 2, 3), WIDE(32, 1, 4), WIDE(32, 2, 3), WIDE(64, 1, 4), WIDE(64, 2, 2), WIDE(64, 2, 3), WIDE(64, 4, 2), WIDE(128, 1, 3), WIDE(128, 1, 4), WIDE(128, 2, 2),
 };
 enum { KERNEL_COUNT = sizeof KERNELS / sizeof KERNELS[0], LEAST_UNITS = 4 /* of a streaming block, unless there are fewer */ };
 

@@ -80,6 +80,19 @@ static __device__ __forceinline__ void wgmma_f16(float (&d)[64], const uint32_t 
           : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
+/* ---- copies of 16 bytes that a barrier in shared memory waits for ---- */
+
+static __device__ __forceinline__ void copy_async(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
+}
+
+/* This thread arrives once its copies so far are there. */
+static __device__ __forceinline__ void copy_arrive(uint32_t bar)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(bar) : "memory");
+}
+
 /* ---- a kernel that starts before the one it needs has ended ---- */
 
 static __device__ __forceinline__ void let_next_start()
