@@ -220,8 +220,8 @@ template <int N, int MT, int WGS> static __device__ __forceinline__ void produce
 
 /* One unit's products: of each 32 k's the weights become two steps' fragments while the tensor cores have the last ones. */
 template <int N, int MT>
-static __device__ __forceinline__ void multiply_unit(float (&sums)[MT][N / 2], uint32_t (&fragments)[2][MT][2][4], const uint8_t *weights, uint32_t inputs,
-                                                     int lane, uint32_t release)
+static __device__ __forceinline__ void multiply_unit(float (&sums)[MT][N / 2], uint32_t (&fragments)[2][MT][2][4], uint32_t weights, uint32_t inputs, int lane,
+                                                     uint32_t release)
 {
     uint4 words[MT][2];
     __half2 scale[MT][2];
@@ -229,11 +229,10 @@ static __device__ __forceinline__ void multiply_unit(float (&sums)[MT][N / 2], u
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const uint8_t *granule = weights + (m * 8 + h) * W4_GRANULE;
-            words[m][h] = *(const uint4 *)(granule + lane * 16);
-            scale[m][h] = __half2half2(*(const __half *)(granule + 512 + (lane >> 2) * 2));
+            words[m][h] = load_shared_16(weights + (m * 8 + h) * W4_GRANULE + lane * 16);
+            scale[m][h] = load_shared_pair(weights + (m * 8 + h) * W4_GRANULE + 512 + (lane >> 2) * 2);
         }
-    uint64_t b = wgmma_descriptor(inputs);
+    uint32_t b = wgmma_descriptor(inputs);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         wgmma_wait<1>(); /* the fragments of two batches ago are free; from j = 1 on, so is the last unit's stage */
@@ -251,7 +250,7 @@ static __device__ __forceinline__ void multiply_unit(float (&sums)[MT][N / 2], u
 #pragma unroll
         for (int s = 0; s < 2; s++)
 #pragma unroll
-            for (int m = 0; m < MT; m++) wgmma_f16(sums[m], fragments[j & 1][m][s], b + (uint64_t)((j >> 1) * (N * 128 >> 4) + (j & 1) * 4 + s * 2));
+            for (int m = 0; m < MT; m++) wgmma_f16(sums[m], fragments[j & 1][m][s], b + (uint32_t)((j >> 1) * (N * 128 >> 4) + (j & 1) * 4 + s * 2));
         wgmma_commit();
     }
 }
@@ -289,7 +288,7 @@ static __device__ __forceinline__ void join_tile(const struct wide_args *a, int 
     }
 }
 
-template <int N, int MT, int WGS> static __device__ __forceinline__ void consume(const struct wide_args *a, uint8_t *ring, uint32_t full, uint32_t empty)
+template <int N, int MT, int WGS> static __device__ __forceinline__ void consume(const struct wide_args *a, uint32_t ring, uint32_t full, uint32_t empty)
 {
     using shape = wide_shape<N, MT, WGS>;
     int thread = (int)threadIdx.x & 127, group = (int)threadIdx.x >> 7, lane = thread & 31, warp = thread >> 5;
@@ -308,8 +307,8 @@ template <int N, int MT, int WGS> static __device__ __forceinline__ void consume
 #pragma unroll 1
         for (int u = s.from; u < s.to; u++) {
             mbarrier_wait(full + 8 * turn.stage, turn.parity);
-            const uint8_t *stage = ring + turn.stage * shape::stage_bytes;
-            multiply_unit<N, MT>(sums, fragments, stage + (group * MT * 8 + warp * 2) * W4_GRANULE, shared_address(stage + shape::weight_room), lane, release);
+            uint32_t stage = ring + turn.stage * shape::stage_bytes;
+            multiply_unit<N, MT>(sums, fragments, stage + (group * MT * 8 + warp * 2) * W4_GRANULE, stage + shape::weight_room, lane, release);
             release = empty + 8 * turn.stage;
             turn_on<shape::stages>(&turn);
         }
@@ -353,7 +352,7 @@ template <int N, int MT, int WGS> __global__ void __launch_bounds__(wide_shape<N
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using shape = wide_shape<N, MT, WGS>;
-    uint32_t full = shared_address(wide_shared + shape::stages * shape::stage_bytes), empty = full + 8 * shape::stages;
+    uint32_t ring = shared_address(wide_shared), full = ring + shape::stages * shape::stage_bytes, empty = full + 8 * shape::stages;
     if (threadIdx.x == 0) {
         for (int i = 0; i < shape::stages; i++) {
             mbarrier_init(full + 8 * i, PRODUCERS + 1);
@@ -364,10 +363,10 @@ template <int N, int MT, int WGS> __global__ void __launch_bounds__(wide_shape<N
     __syncthreads();
     if (threadIdx.x >= WGS * 128) {
         registers_give<shape::few>();
-        produce<N, MT, WGS>(&a, shared_address(wide_shared), full, empty);
+        produce<N, MT, WGS>(&a, ring, full, empty);
     } else {
         registers_take<shape::many>();
-        consume<N, MT, WGS>(&a, wide_shared, full, empty);
+        consume<N, MT, WGS>(&a, ring, full, empty);
     }
 #endif
 }

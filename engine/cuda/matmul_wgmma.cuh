@@ -37,10 +37,11 @@ template <int n> static __device__ __forceinline__ void wgmma_hold(float (&d)[n]
 
 /* A K-major operand in shared memory: rows of 128 bytes (64 elements) whose 16-byte chunks are XORed with row % 8, eight rows
  * (1024 bytes, aligned) a group, groups behind each other. A step of 16 k's is 32 bytes further. */
-static __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address)
+static __device__ __forceinline__ uint32_t wgmma_descriptor(uint32_t address) /* the lower half; the upper: 1024 bytes, the swizzle */
 {
-    return (uint64_t)(address >> 4 & 0x3fff) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+    return (address >> 4 & 0x3fff) | 1u << 16;
 }
+#define DESCRIPTOR(low) "mov.b64 b, {" low ", 0x40000040};\n"
 
 #define D4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define D8(d, i) D4(d, i), D4(d, i + 4)
@@ -48,36 +49,57 @@ static __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address)
 #define D32(d, i) D16(d, i), D16(d, i + 16)
 
 /* d (64 rows of the warpgroup × 2n columns) += A (registers: a warp's 16 rows as mma.m16n8k16 has them) × B (shared memory). */
-static __device__ __forceinline__ void wgmma_f16(float (&d)[8], const uint32_t (&a)[4], uint64_t b)
+static __device__ __forceinline__ void wgmma_f16(float (&d)[8], const uint32_t (&a)[4], uint32_t b)
 {
-    WGMMA("{\n.reg .pred add;\nsetp.eq.b32 add, 0, 0;\nwgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, %12, add, 1, 1, 0;\n}\n"
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%12")
+          "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, b, add, 1, 1, 0;\n}\n"
           : D8(d, 0)
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
 }
 
-static __device__ __forceinline__ void wgmma_f16(float (&d)[16], const uint32_t (&a)[4], uint64_t b)
+static __device__ __forceinline__ void wgmma_f16(float (&d)[16], const uint32_t (&a)[4], uint32_t b)
 {
-    WGMMA("{\n.reg .pred add;\nsetp.eq.b32 add, 0, 0;\nwgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, "
-          "{%16,%17,%18,%19}, %20, add, 1, 1, 0;\n}\n"
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%20")
+          "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, "
+          "{%16,%17,%18,%19}, b, add, 1, 1, 0;\n}\n"
           : D16(d, 0)
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
 }
 
-static __device__ __forceinline__ void wgmma_f16(float (&d)[32], const uint32_t (&a)[4], uint64_t b)
+static __device__ __forceinline__ void wgmma_f16(float (&d)[32], const uint32_t (&a)[4], uint32_t b)
 {
-    WGMMA("{\n.reg .pred add;\nsetp.eq.b32 add, 0, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-          "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, %36, add, 1, 1, 0;\n}\n"
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%36")
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+          "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, b, add, 1, 1, 0;\n}\n"
           : D32(d, 0)
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
 }
 
-static __device__ __forceinline__ void wgmma_f16(float (&d)[64], const uint32_t (&a)[4], uint64_t b)
+static __device__ __forceinline__ void wgmma_f16(float (&d)[64], const uint32_t (&a)[4], uint32_t b)
 {
-    WGMMA("{\n.reg .pred add;\nsetp.eq.b32 add, 0, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%68")
+          "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
           "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-          "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, add, 1, 1, 0;\n}\n"
+          "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, b, add, 1, 1, 0;\n}\n"
           : D32(d, 0), D32(d, 32)
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
+}
+
+/* ---- shared memory by its address ---- */
+
+static __device__ __forceinline__ uint4 load_shared_16(uint32_t from)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];\n" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(from) : "memory");
+    return v;
+}
+
+/* Both halves of the result are the 16-bit element. */
+static __device__ __forceinline__ __half2 load_shared_pair(uint32_t from)
+{
+    uint16_t v;
+    asm volatile("ld.shared.u16 %0, [%1];\n" : "=h"(v) : "r"(from) : "memory");
+    return __half2half2(__ushort_as_half(v));
 }
 
 /* ---- copies of 16 bytes that a barrier in shared memory waits for ---- */
