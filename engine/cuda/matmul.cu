@@ -301,7 +301,7 @@ static bool wide_takes(const struct matmul *m, const struct matrix *w, int cols)
 static enum err_code wide_multiplied(struct matmul *m, const struct matrix *w, const struct operand *x, enum into into, void *y, int64_t ldy,
                                      cudaStream_t stream, struct err *e)
 {
-    struct wide_call call = {w, (const uint16_t *)x->data, x->cols, into, y, ldy, m->tuning.kernel, m->multiprocessors, m->rows, m->partial, m->arrived,
+    struct wide_call call = {w, (const uint16_t *)x->data, x->cols, into, y, ldy, m->tuning.kernel, m->multiprocessors, m->rows, m->partial, m->arrived, m->tuning.stages == 1,
                              m->rows_bytes, PARTIAL_BYTES, &m->wide_ready};
     return wide_run(&call, stream, e);
 }

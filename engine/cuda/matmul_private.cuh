@@ -93,7 +93,8 @@ struct wide_call {
     int multiprocessors;    /* blocks, which wait for each other: all must run at once */
     void *inputs;           /* the inputs as the tensor cores want them; where they do not fit, some columns at a time */
     float *partial;         /* sums of tiles that blocks share */
-    unsigned *arrived;      /* (multiprocessors) zeros between calls */
+    unsigned *arrived;      /* (multiprocessors + 1) zeros between calls */
+    bool cooperative;
     int64_t inputs_bytes, partial_bytes;
     uint64_t *ready;        /* bit i: instance i may take its shared memory */
 };

@@ -1,27 +1,31 @@
-/* Hopper's kernel for 4-bit weights and more than a few columns: y = W x.
+/* Hopper's kernel for 4-bit weights and more than a few columns: y = W x, by a persistent block on each multiprocessor.
  *
- *   prepare   a small kernel lays the inputs out as the tensor cores want them, unit by unit (128 k's), and pads the columns
- *   multiply  a persistent block on each multiprocessor. Four warps fill a ring in shared memory with asynchronous copies (a unit
- *             of the block's rows as they lie in memory, a unit of the inputs); WGS groups of four warps turn the weights into F16 in
- *             registers, scale included, and multiply: the weights are wgmma's register operand, the inputs its shared one
- *   join      tiles whose k's were dealt to several blocks: their sums lie in `partial`; each of them adds a part of the tile
+ *   weights   three warps copy a unit (128 k's) of the block's rows after another into a ring in shared memory, as they lie in memory
+ *   inputs    the blocks together lay the inputs out as the tensor cores want them, unit by unit, columns padded; while they do, the
+ *             ring fills with weights. Once all are done, a thread copies them into the ring, a unit at a time
+ *   products  WGS groups of four warps turn the weights into F16 in registers, scale included, and multiply: the weights are wgmma's
+ *             register operand, the inputs its shared one
+ *   join      tiles whose k's were dealt to several blocks: their sums lie in `partial`; each of the blocks adds a part of the tile
  *
  * Work: tiles of WGS × MT × 64 rows by N columns. As many whole tiles as every block can have one of, turn by turn; the k's of what
  * is left are dealt to all blocks evenly, in one line, so that a block has the end of a tile and the beginning of the next.
  *
  * Which k is which: a lane (4 g + t) has, in word j of row g, k = 32 j + 8 t + e, e = 0..7. In step s of the two that a word feeds the
  * tensor cores want of it positions 2 t, 2 t + 1, 2 t + 8, 2 t + 9: they get e = 4 s + 0, 1, 2, 3. `prepare` puts the inputs' k's where
- * this sends the weights'. */
+ * this sends the weights'.
+ *
+ * Blocks wait for each other, twice: all of them must be on the device at once, and are, one to a multiprocessor. */
 #include "engine/cuda/matmul_decode.cuh"
 #include "engine/cuda/matmul_wgmma.cuh"
 
 #include <type_traits>
 
-enum { UNIT = W4_GROUP, PRODUCERS = 128, SHARED_MOST = 232448, BARRIER_BYTES = 1024 };
+enum { UNIT = W4_GROUP, PRODUCERS = 128, WEIGHT_WARPS = 3, AT_ONCE = 4 /* chunks that a thread joins together */, SHARED_MOST = 232448, BARRIER_BYTES = 1024 };
 
 struct wide_args {
     const uint8_t *weights;
-    const uint8_t *inputs; /* (column tiles, units, N × 256 bytes) */
+    const uint4 *x;        /* (cols, k) F16 */
+    uint8_t *inputs;       /* (column tiles, units, N × 256 bytes): x as the tensor cores want it */
     void *y;               /* (cols, ldy) */
     int64_t ldy;
     int rows, cols, into;
@@ -29,27 +33,27 @@ struct wide_args {
     int col_tiles, whole, streamed; /* tiles: column tiles of a row tile are neighbours; the first `whole` are done by one block each */
     int streamers;                  /* blocks among which the others' units are dealt: at least one unit for each */
     float *partial;                 /* a block's sums of a tile: place block + tile - whole */
-    unsigned *arrived;              /* (streamed) zeros, and zeros again afterwards */
+    unsigned *arrived, *prepared;   /* (streamed), (1): zeros, and zeros again afterwards */
 };
 
 /* ---- inputs ---- */
 
-/* Four threads a unit of a column: 32 k's each. */
-__global__ void __launch_bounds__(256) wide_prepare(const uint4 *x /* (cols, k) */, uint4 *out, int cols, int k, int n)
+/* This block's share of them, 32 k's of a column at a time; four neighbours a unit of a column. */
+static __device__ __forceinline__ void prepare(const struct wide_args *a, int n, int threads)
 {
-    let_next_start();
-    int q = (int)(blockIdx.x * 256 + threadIdx.x), col = (int)blockIdx.y, units = k / UNIT;
-    if (q >= k / 32) return;
-    uint4 in[4] = {};
-    if (col < cols)
+    int units = a->units, all = a->col_tiles * n * units * 4;
+    for (int i = (((int)threadIdx.x >> 2) * (int)gridDim.x + (int)blockIdx.x) * 4 + ((int)threadIdx.x & 3); i < all; i += threads * (int)gridDim.x) {
+        int col = i / (units * 4), q = i - col * units * 4, row = col % n;
+        uint4 in[4] = {};
+        if (col < a->cols)
 #pragma unroll
-        for (int t = 0; t < 4; t++) in[t] = x[((int64_t)col * k + q * 32) / 8 + t];
-    int row = col % n;
-    uint4 *to = out + ((int64_t)(col / n) * units + q / 4) * n * 16 + (q >> 1 & 1) * n * 8 + row * 8;
-    const uint32_t from[4][4] = {{in[0].x, in[0].y, in[0].z, in[0].w}, {in[1].x, in[1].y, in[1].z, in[1].w},
-                                 {in[2].x, in[2].y, in[2].z, in[2].w}, {in[3].x, in[3].y, in[3].z, in[3].w}};
+            for (int t = 0; t < 4; t++) in[t] = a->x[((int64_t)col * units * 4 + q) * 4 + t];
+        uint4 *to = (uint4 *)a->inputs + ((int64_t)(col / n) * units + q / 4) * n * 16 + (q >> 1 & 1) * n * 8 + row * 8;
+        const uint32_t from[4][4] = {{in[0].x, in[0].y, in[0].z, in[0].w}, {in[1].x, in[1].y, in[1].z, in[1].w},
+                                     {in[2].x, in[2].y, in[2].z, in[2].w}, {in[3].x, in[3].y, in[3].z, in[3].w}};
 #pragma unroll
-    for (int c = 0; c < 4; c++) to[((q & 1) * 4 + c) ^ (row & 7)] = make_uint4(from[0][c], from[1][c], from[2][c], from[3][c]);
+        for (int c = 0; c < 4; c++) to[((q & 1) * 4 + c) ^ (row & 7)] = make_uint4(from[0][c], from[1][c], from[2][c], from[3][c]);
+    }
 }
 
 /* ---- the work of a block ---- */
@@ -103,7 +107,7 @@ template <typename T> static __device__ __forceinline__ void convert_to(T *y, fl
 /* A lane's sums d[4 b + i]: row g + 8 (i / 2) of the warp's, column 8 b + 2 t + i % 2. */
 template <typename T, int n> static __device__ __forceinline__ void store_as(const struct wide_args *a, const float (&d)[n], int row, int col, bool add)
 {
-    constexpr int part = n < 16 ? n : 16; /* loads under way together */
+    constexpr int part = n % 16 == 0 ? 16 : n % 8 == 0 ? 8 : n; /* loads under way together */
     bool first = row < a->rows, second = row + 8 < a->rows;
     int ldy = (int)a->ldy, at = col * ldy + row;
     T *y = (T *)a->y;
@@ -159,62 +163,60 @@ template <int stages> static __device__ __forceinline__ void turn_on(struct stag
     if (++t->stage == stages) t->stage = 0, t->parity ^= 1;
 }
 
-/* Where the ring's filling has got to. */
-struct place {
-    struct walk walk;
-    struct segment s;
-    int unit;
-};
-static __device__ __forceinline__ bool place_next(const struct wide_args *a, struct place *p)
-{
-    if (++p->unit < p->s.to) return true;
-    if (!walk_next(a, &p->walk, &p->s)) return false;
-    p->unit = p->s.from;
-    return true;
-}
-
-/* A unit of the tile's panels: 33 pieces of 16 bytes each. */
-template <int PANELS> static __device__ __forceinline__ void ask_weights(const struct wide_args *a, uint32_t to, uint32_t bar, int panel, int unit, int thread)
-{
-    constexpr int pieces = W4_GRANULE / 16, all = PANELS * pieces;
-#pragma unroll
-    for (int i = 0; i < (all + PRODUCERS - 1) / PRODUCERS; i++) {
-        int at = i * PRODUCERS + thread, p = at / pieces;
-        if ((i + 1) * PRODUCERS > all && at >= all) break;
-        uint32_t from = (uint32_t)((min(panel + p, a->panels - 1) * a->units + unit) * pieces + at - p * pieces);
-        copy_async(to + at * 16, a->weights + (uint64_t)from * 16);
-    }
-    copy_arrive(bar);
-}
-
-/* The warps that fill the ring. The first stages' weights do not wait for the inputs to be prepared. */
-template <int N, int MT, int WGS> static __device__ __forceinline__ void produce(const struct wide_args *a, uint32_t ring, uint32_t full, uint32_t empty)
+/* One thread that asks for the inputs, once they are prepared. */
+template <int N, int MT, int WGS> static __device__ __forceinline__ void produce_inputs(const struct wide_args *a, uint32_t ring, uint32_t full, uint32_t empty)
 {
     using shape = wide_shape<N, MT, WGS>;
-    int thread = (int)threadIdx.x - WGS * 128, early = 0;
-    struct place here = {walk_begin(a), {0, 0, 0}, 0}, inputs = here;
-    struct stage_turn turn = {0, 0};
-    auto ask = [&](int stage, const struct place *p, bool of_weights, bool of_inputs) {
-        int row_tile = p->s.tile / a->col_tiles, col_tile = p->s.tile - row_tile * a->col_tiles;
-        uint32_t to = ring + stage * shape::stage_bytes, bar = full + 8 * stage;
-        if (of_inputs && thread == 0) {
-            mbarrier_expect(bar, shape::input_bytes);
-            bulk_copy_shared(to + shape::weight_room, a->inputs + ((int64_t)col_tile * a->units + p->unit) * shape::input_bytes, shape::input_bytes, bar);
-        }
-        if (of_weights) ask_weights<shape::panels>(a, to, bar, row_tile * shape::panels, p->unit, thread);
-    };
-#pragma unroll 1
-    while (early < shape::stages && place_next(a, &here)) ask(early++, &here, true, false);
-    wait_for_previous();
+    struct walk walk = walk_begin(a);
+    struct segment s;
+    struct stage_turn turn = {0, 1}; /* the first turn finds its stages empty */
+    while (load_acquire(a->prepared) < gridDim.x) { }
     fence_bulk();
+    while (walk_next(a, &walk, &s)) {
+        const uint8_t *from = a->inputs + ((int64_t)(s.tile % a->col_tiles) * a->units + s.from) * shape::input_bytes;
 #pragma unroll 1
-    for (int i = 0; i < early && place_next(a, &inputs); i++) ask(i, &inputs, false, true);
-    if (early < shape::stages) return;
+        for (int u = s.from; u < s.to; u++, from += shape::input_bytes) {
+            uint32_t bar = full + 8 * turn.stage;
+            mbarrier_wait(empty + 8 * turn.stage, turn.parity);
+            mbarrier_expect(bar, shape::input_bytes);
+            bulk_copy_shared(ring + turn.stage * shape::stage_bytes + shape::weight_room, from, shape::input_bytes, bar);
+            turn_on<shape::stages>(&turn);
+        }
+    }
+}
+
+/* The warps that copy the weights: of a panel 16 bytes each lane, and lanes of the last warp the scales. What lies beyond the last
+ * panel is not copied: its sums are never stored. */
+template <int N, int MT, int WGS>
+static __device__ __forceinline__ void produce_weights(const struct wide_args *a, uint32_t ring, uint32_t full, uint32_t empty, int warp, int lane)
+{
+    using shape = wide_shape<N, MT, WGS>;
+    uint64_t panel_bytes = (uint64_t)a->units * W4_GRANULE;
+    struct walk walk = walk_begin(a);
+    struct segment s;
+    struct stage_turn turn = {0, 1};
+    while (walk_next(a, &walk, &s)) {
+        int panel = s.tile / a->col_tiles * shape::panels, here = min(a->panels - panel, shape::panels);
+        const uint8_t *weights = a->weights + (panel + warp) * panel_bytes + (uint64_t)s.from * W4_GRANULE + lane * 16;
+        const uint8_t *scales = a->weights + (panel + lane) * panel_bytes + (uint64_t)s.from * W4_GRANULE + 512;
 #pragma unroll 1
-    while (place_next(a, &here)) {
-        mbarrier_wait(empty + 8 * turn.stage, turn.parity);
-        ask(turn.stage, &here, true, true);
-        turn_on<shape::stages>(&turn);
+        for (int u = s.from; u < s.to; u++, weights += W4_GRANULE, scales += W4_GRANULE) {
+            uint32_t to = ring + turn.stage * shape::stage_bytes;
+            const uint8_t *from = weights;
+            mbarrier_wait(empty + 8 * turn.stage, turn.parity);
+#pragma unroll
+            for (int p = 0; p < shape::panels; p += WEIGHT_WARPS) {
+                if (p + warp < here) copy_async(to + (p + warp) * W4_GRANULE + lane * 16, from);
+                from += WEIGHT_WARPS * panel_bytes;
+                asm volatile("" : "+l"(from)); /* one address, not one for each panel */
+            }
+            if (warp == WEIGHT_WARPS - 1)
+#pragma unroll
+                for (int p = 0; p < shape::panels; p += 32)
+                    if (p + lane < here) copy_async(to + (p + lane) * W4_GRANULE + 512, scales + p * panel_bytes);
+            copy_arrive(full + 8 * turn.stage);
+            turn_on<shape::stages>(&turn);
+        }
     }
 }
 
@@ -274,17 +276,26 @@ static __device__ __forceinline__ void join_tile(const struct wide_args *a, int 
     int row0 = tile / a->col_tiles * shape::rows, col0 = tile % a->col_tiles * N;
     int from = mine * shape::chunks / count, to = (mine + 1) * shape::chunks / count, lane = thread & 31;
     const float4 *partial = (const float4 *)(a->partial + (int64_t)(first + tile - a->whole) * shape::tile_floats) + thread;
-#pragma unroll 2
-    for (int c = from + group; c < to; c += WGS) {
-        float4 v = __ldcg(partial + c * 128);
+#pragma unroll 1
+    for (int c0 = from + group; c0 < to; c0 += AT_ONCE * WGS) {
+        float4 sum[AT_ONCE];
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; n++) sum[n] = make_float4(0, 0, 0, 0);
 #pragma unroll 4
-        for (int i = 1; i < count; i++) {
-            float4 w = __ldcg(partial + (int64_t)i * (shape::tile_floats / 4) + c * 128);
-            v.x += w.x, v.y += w.y, v.z += w.z, v.w += w.w;
+        for (int i = 0; i < count; i++)
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; n++) {
+                if (c0 + n * WGS >= to) continue;
+                float4 v = __ldcg(partial + (int64_t)i * (shape::tile_floats / 4) + (c0 + n * WGS) * 128);
+                sum[n].x += v.x, sum[n].y += v.y, sum[n].z += v.z, sum[n].w += v.w;
+            }
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; n++) {
+            int c = c0 + n * WGS;
+            if (c >= to) continue;
+            float d[4] = {sum[n].x, sum[n].y, sum[n].z, sum[n].w};
+            store_sums(a, d, row0 + c / (N / 8) * 64 + (thread >> 5) * 16 + (lane >> 2), col0 + c % (N / 8) * 8 + (lane & 3) * 2);
         }
-        float d[4] = {v.x, v.y, v.z, v.w};
-        int block = c % (N / 8), tile64 = c / (N / 8);
-        store_sums(a, d, row0 + tile64 * 64 + (thread >> 5) * 16 + (lane >> 2), col0 + block * 8 + (lane & 3) * 2);
     }
 }
 
@@ -298,6 +309,10 @@ template <int N, int MT, int WGS> static __device__ __forceinline__ void consume
     int split[2] = {-1, -1}; /* tiles of which this block had a part: two at most */
     float sums[MT][N / 2];
     uint32_t fragments[2][MT][2][4];
+    prepare(a, N, WGS * 128);
+    fence_bulk();
+    barrier_sync(1, WGS * 128);
+    if (threadIdx.x == 0) count_release(a->prepared);
     while (walk_next(a, &walk, &s)) {
 #pragma unroll
         for (int m = 0; m < MT; m++)
@@ -320,7 +335,6 @@ template <int N, int MT, int WGS> static __device__ __forceinline__ void consume
         if (s.to - s.from < a->units) {
             float *to = a->partial + (int64_t)((int)blockIdx.x + s.tile - a->whole) * shape::tile_floats;
             leave_partial<N, MT>(sums, to, group, thread);
-            __threadfence();
             barrier_sync(1, WGS * 128);
             if (threadIdx.x == 0) count_release(a->arrived + s.tile - a->whole);
             if (split[0] < 0) split[0] = s.tile - a->whole;
@@ -344,6 +358,7 @@ template <int N, int MT, int WGS> static __device__ __forceinline__ void consume
         barrier_sync(1, WGS * 128);
         if (threadIdx.x == 0 && atomicAdd(arrived, 1u) == 2 * (unsigned)count - 1) *arrived = 0; /* nobody waits for it any more */
     }
+    if (threadIdx.x == 0 && atomicAdd(a->prepared, 1u) == 2 * gridDim.x - 1) *a->prepared = 0;
 }
 
 extern __shared__ __align__(1024) uint8_t wide_shared[];
@@ -352,10 +367,12 @@ template <int N, int MT, int WGS> __global__ void __launch_bounds__(wide_shape<N
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using shape = wide_shape<N, MT, WGS>;
-    uint32_t ring = shared_address(wide_shared), full = ring + shape::stages * shape::stage_bytes, empty = full + 8 * shape::stages;
+    uint32_t ring = shared_address(wide_shared);
+    asm volatile("" : "+r"(ring)); /* or it is computed again for every unit */
+    uint32_t full = ring + shape::stages * shape::stage_bytes, empty = full + 8 * shape::stages;
     if (threadIdx.x == 0) {
         for (int i = 0; i < shape::stages; i++) {
-            mbarrier_init(full + 8 * i, PRODUCERS + 1);
+            mbarrier_init(full + 8 * i, WEIGHT_WARPS * 32 + 1);
             mbarrier_init(empty + 8 * i, WGS * 4);
         }
         fence_bulk();
@@ -363,7 +380,9 @@ template <int N, int MT, int WGS> __global__ void __launch_bounds__(wide_shape<N
     __syncthreads();
     if (threadIdx.x >= WGS * 128) {
         registers_give<shape::few>();
-        produce<N, MT, WGS>(&a, ring, full, empty);
+        int warp = ((int)threadIdx.x >> 5) - WGS * 4, lane = (int)threadIdx.x & 31;
+        if (warp < WEIGHT_WARPS) produce_weights<N, MT, WGS>(&a, ring, full, empty, warp, lane);
+        else if (lane == 0) produce_inputs<N, MT, WGS>(&a, ring, full, empty);
     } else {
         registers_take<shape::many>();
         consume<N, MT, WGS>(&a, ring, full, empty);
@@ -380,7 +399,8 @@ struct wide_kernel {
 #define WIDE(N, MT, WGS) {(const void *)wide_multiply<N, MT, WGS>, N, WGS *MT * 64, wide_shape<N, MT, WGS>::threads, wide_shape<N, MT, WGS>::shared}
 static const struct wide_kernel KERNELS[] = {
     /* columns, 64-row pieces of a group of warps, groups */
-    WIDE(16, 1, 4), WIDE(16, 2, 3), WIDE(32, 1, 4), WIDE(32, 2, 3), WIDE(64, 1, 4), WIDE(64, 2, 2), WIDE(64, 2, 3), WIDE(64, 4, 2), WIDE(128, 1, 3), WIDE(128, 1, 4), WIDE(128, 2, 2),
+    WIDE(16, 1, 4), WIDE(16, 2, 3), WIDE(32, 1, 4), WIDE(32, 2, 3), WIDE(48, 1, 4), WIDE(64, 1, 4),
+    WIDE(64, 2, 2), WIDE(96, 1, 4), WIDE(96, 2, 2), WIDE(128, 1, 3), WIDE(128, 1, 4), WIDE(128, 2, 2),
 };
 enum { KERNEL_COUNT = sizeof KERNELS / sizeof KERNELS[0], LEAST_UNITS = 4 /* of a streaming block, unless there are fewer */ };
 
@@ -416,29 +436,18 @@ static const struct wide_kernel *kernel_for(int cols)
 
 static enum err_code launch(const struct wide_call *c, const struct wide_kernel *kernel, int cols, const uint16_t *x, void *y, cudaStream_t stream, struct err *e)
 {
-    int k = c->w->k, units = k / UNIT, col_tiles = (int)ceil_of(cols, kernel->cols), padded = col_tiles * kernel->cols;
+    int units = c->w->k / UNIT, col_tiles = (int)ceil_of(cols, kernel->cols);
     int tiles = (int)ceil_of(c->w->rows, kernel->rows) * col_tiles, whole = tiles / c->multiprocessors * c->multiprocessors, streamed = tiles - whole;
     int64_t streamers = (int64_t)streamed * units / LEAST_UNITS, room = c->partial_bytes / ((int64_t)kernel->rows * kernel->cols * 4) - streamed;
     if (streamers > room) streamers = room;
     if (streamers > c->multiprocessors) streamers = c->multiprocessors;
     if (streamers < 1) streamers = 1;
-    wide_prepare<<<dim3((unsigned)ceil_of(k / 32, 256), (unsigned)padded), 256, 0, stream>>>((const uint4 *)x, (uint4 *)c->inputs, cols, k, kernel->cols);
-    enum err_code code = cuda_check(cudaGetLastError(), "wide_prepare", e);
-    if (code) return code;
-    struct wide_args a = {(const uint8_t *)c->w->data, (const uint8_t *)c->inputs, y, c->ldy, c->w->rows, cols, (int)c->into, units,
-                          (int)ceil_of(c->w->rows, W4_PANEL_ROWS), col_tiles, whole, streamed, (int)streamers, c->partial, c->arrived};
+    struct wide_args a = {(const uint8_t *)c->w->data, (const uint4 *)x, (uint8_t *)c->inputs, y, c->ldy, c->w->rows, cols, (int)c->into, units,
+                          (int)ceil_of(c->w->rows, W4_PANEL_ROWS), col_tiles, whole, streamed, (int)streamers, c->partial, c->arrived, c->arrived + c->multiprocessors};
     void *list[] = {&a};
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)(whole ? c->multiprocessors : (int)streamers));
-    config.blockDim = dim3((unsigned)kernel->threads);
-    config.dynamicSmemBytes = (size_t)kernel->shared;
-    config.stream = stream;
-    config.attrs = &early;
-    config.numAttrs = 1;
-    return cuda_check(cudaLaunchKernelExC(&config, kernel->function, list), "wide_multiply", e);
+    dim3 blocks((unsigned)(whole ? c->multiprocessors : (int)streamers)), threads((unsigned)kernel->threads);
+    if (c->cooperative) return cuda_check(cudaLaunchCooperativeKernel(kernel->function, blocks, threads, list, (size_t)kernel->shared, stream), "wide_multiply", e);
+    return cuda_check(cudaLaunchKernel(kernel->function, blocks, threads, list, (size_t)kernel->shared, stream), "wide_multiply", e);
 }
 
 enum err_code wide_run(const struct wide_call *c, cudaStream_t stream, struct err *e)

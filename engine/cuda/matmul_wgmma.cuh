@@ -1,4 +1,4 @@
-/* Hopper's warpgroup products and what goes with them. Source: the PTX ISA (wgmma.mma_async, matrix descriptors, griddepcontrol). */
+/* Hopper's warpgroup products and what goes with them. Source: the PTX ISA (wgmma.mma_async, matrix descriptors, cp.async). */
 #ifndef RUNG_ENGINE_CUDA_MATMUL_WGMMA_CUH
 #define RUNG_ENGINE_CUDA_MATMUL_WGMMA_CUH
 
@@ -66,12 +66,31 @@ static __device__ __forceinline__ void wgmma_f16(float (&d)[16], const uint32_t 
           : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
 }
 
+static __device__ __forceinline__ void wgmma_f16(float (&d)[24], const uint32_t (&a)[4], uint32_t b)
+{
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%28")
+          "wgmma.mma_async.sync.aligned.m64n48k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+          "%16,%17,%18,%19,%20,%21,%22,%23}, {%24,%25,%26,%27}, b, add, 1, 1, 0;\n}\n"
+          : D16(d, 0), D8(d, 16)
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
+}
+
 static __device__ __forceinline__ void wgmma_f16(float (&d)[32], const uint32_t (&a)[4], uint32_t b)
 {
     WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%36")
           "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
           "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, b, add, 1, 1, 0;\n}\n"
           : D32(d, 0)
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
+}
+
+static __device__ __forceinline__ void wgmma_f16(float (&d)[48], const uint32_t (&a)[4], uint32_t b)
+{
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%52")
+          "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+          "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47}, "
+          "{%48,%49,%50,%51}, b, add, 1, 1, 0;\n}\n"
+          : D32(d, 0), D16(d, 32)
           : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
 }
 
@@ -113,23 +132,6 @@ static __device__ __forceinline__ void copy_async(uint32_t to, const void *from)
 static __device__ __forceinline__ void copy_arrive(uint32_t bar)
 {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(bar) : "memory");
-}
-
-/* ---- a kernel that starts before the one it needs has ended ---- */
-
-static __device__ __forceinline__ void let_next_start()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
-#endif
-}
-
-/* Everything that the kernel before wrote is there. */
-static __device__ __forceinline__ void wait_for_previous()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;\n" ::: "memory");
-#endif
 }
 
 #endif

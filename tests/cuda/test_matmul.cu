@@ -385,7 +385,7 @@ static void every_kind(struct matmul *m)
 
 static void wide_shape_of(struct matmul *m, int rows, int k, int cols_max)
 {
-    static const int cols[] = {1, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255};
+    static const int cols[] = {1, 9, 15, 16, 17, 31, 32, 33, 47, 49, 63, 64, 65, 95, 97, 127, 128, 129, 255};
     struct weights w = weights_new(&KINDS[0], rows, k);
     struct inputs in = inputs_new(&w, FORM_F16, cols_max);
     for (int i = 0; i < wide_kernels(); i++)
