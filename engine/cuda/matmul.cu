@@ -43,7 +43,7 @@ static int lt_cols_dequantized(enum layout layout)
 }
 
 /* Columns of 4-bit weights for the wide kernel; its widest instance. */
-enum { WIDE_COLS = 9, WIDE_COLS_MAX = 1024, WIDE_COLS_TILE = 128 };
+enum { WIDE_COLS = 9, WIDE_COLS_MAX = 2048, WIDE_COLS_TILE = 128 };
 
 /* ---- what a matrix is ---- */
 

@@ -299,10 +299,10 @@ static __device__ __forceinline__ void join_tile(const struct wide_args *a, int 
     }
 }
 
-template <int N, int MT, int WGS> static __device__ __forceinline__ void consume(const struct wide_args *a, uint32_t ring, uint32_t full, uint32_t empty)
+template <int N, int MT, int WGS> static __device__ __forceinline__ void consume(const struct wide_args *a, uint32_t ring, uint32_t full, uint32_t empty, int warps_before)
 {
     using shape = wide_shape<N, MT, WGS>;
-    int thread = (int)threadIdx.x & 127, group = (int)threadIdx.x >> 7, lane = thread & 31, warp = thread >> 5;
+    int thread = (int)threadIdx.x & 127, lane = thread & 31, group = warps_before >> 2, warp = warps_before & 3;
     struct walk walk = walk_begin(a);
     struct segment s;
     struct stage_turn turn = {0, 0};
@@ -310,7 +310,6 @@ template <int N, int MT, int WGS> static __device__ __forceinline__ void consume
     float sums[MT][N / 2];
     uint32_t fragments[2][MT][2][4];
     prepare(a, N, WGS * 128);
-    fence_bulk();
     barrier_sync(1, WGS * 128);
     if (threadIdx.x == 0) count_release(a->prepared);
     while (walk_next(a, &walk, &s)) {
@@ -378,14 +377,15 @@ template <int N, int MT, int WGS> __global__ void __launch_bounds__(wide_shape<N
         fence_bulk();
     }
     __syncthreads();
-    if (threadIdx.x >= WGS * 128) {
+    int warp = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0); /* so that the compiler sees one number for the warp, and one way through all loops */
+    if (warp >= WGS * 4) {
         registers_give<shape::few>();
-        int warp = ((int)threadIdx.x >> 5) - WGS * 4, lane = (int)threadIdx.x & 31;
-        if (warp < WEIGHT_WARPS) produce_weights<N, MT, WGS>(&a, ring, full, empty, warp, lane);
+        int lane = (int)threadIdx.x & 31;
+        if (warp < WGS * 4 + WEIGHT_WARPS) produce_weights<N, MT, WGS>(&a, ring, full, empty, warp - WGS * 4, lane);
         else if (lane == 0) produce_inputs<N, MT, WGS>(&a, ring, full, empty);
     } else {
         registers_take<shape::many>();
-        consume<N, MT, WGS>(&a, ring, full, empty);
+        consume<N, MT, WGS>(&a, ring, full, empty, warp);
     }
 #endif
 }
@@ -400,7 +400,7 @@ struct wide_kernel {
 static const struct wide_kernel KERNELS[] = {
     /* columns, 64-row pieces of a group of warps, groups */
     WIDE(16, 1, 4), WIDE(16, 2, 3), WIDE(32, 1, 4), WIDE(32, 2, 3), WIDE(48, 1, 4), WIDE(64, 1, 4),
-    WIDE(64, 2, 2), WIDE(96, 1, 4), WIDE(96, 2, 2), WIDE(128, 1, 3), WIDE(128, 1, 4), WIDE(128, 2, 2),
+    WIDE(64, 2, 2), WIDE(96, 1, 4), WIDE(96, 2, 2), WIDE(128, 1, 3), WIDE(128, 2, 2),
 };
 enum { KERNEL_COUNT = sizeof KERNELS / sizeof KERNELS[0], LEAST_UNITS = 4 /* of a streaming block, unless there are fewer */ };
 
@@ -426,12 +426,13 @@ int wide_kernel_cols(int kernel)
     return KERNELS[kernel].cols;
 }
 
-/* The narrowest that holds the columns. */
-static const struct wide_kernel *kernel_for(int cols)
+/* The narrowest that holds the columns; of equal ones the first where the tiles are many, else the one whose tiles are larger. */
+static const struct wide_kernel *kernel_for(int cols, int rows, int multiprocessors)
 {
-    int i = 0;
-    while (i < KERNEL_COUNT - 1 && KERNELS[i].cols < cols) i++;
-    return &KERNELS[i];
+    const struct wide_kernel *k = KERNELS, *last = KERNELS + KERNEL_COUNT - 1;
+    while (k < last && k->cols < cols) k++;
+    bool next = k < last && k[1].cols == k->cols && k[1].rows > k->rows;
+    return next && ceil_of(rows, k->rows) * 4 < multiprocessors ? k + 1 : k;
 }
 
 static enum err_code launch(const struct wide_call *c, const struct wide_kernel *kernel, int cols, const uint16_t *x, void *y, cudaStream_t stream, struct err *e)
@@ -452,7 +453,7 @@ static enum err_code launch(const struct wide_call *c, const struct wide_kernel 
 
 enum err_code wide_run(const struct wide_call *c, cudaStream_t stream, struct err *e)
 {
-    const struct wide_kernel *kernel = c->kernel >= 0 ? &KERNELS[c->kernel] : kernel_for(c->cols);
+    const struct wide_kernel *kernel = c->kernel >= 0 ? &KERNELS[c->kernel] : kernel_for(c->cols, c->w->rows, c->multiprocessors);
     uint64_t bit = (uint64_t)1 << (kernel - KERNELS);
     int64_t tile = (int64_t)kernel->cols * c->w->k * 2, most = c->inputs_bytes / tile * kernel->cols;
     enum err_code code = most ? ERR_OK : err_set(e, ERR_UNSUPPORTED, "no room for %d columns of %d inputs", kernel->cols, c->w->k);
