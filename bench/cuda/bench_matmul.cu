@@ -321,8 +321,6 @@ static void wide(struct rotation *r)
             (void)snprintf(name, sizeof name, "wide %d (%d)", i, of);
             one_way(r, FORM_F16, cols[c], &tuning, name);
         }
-        struct matmul_tuning coop = {WAY_WIDE, -1, 0, 1, 0, false};
-        if (cols[c] <= 64) one_way(r, FORM_F16, cols[c], &coop, "wide coop");
         if (cols[c] <= 64) one_way(r, FORM_F16, cols[c], &tile, "tile");
         if (cols[c] >= 128 && matmul_has_lt(m)) one_way(r, FORM_F16, cols[c], &lt, "lt");
     }

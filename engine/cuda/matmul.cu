@@ -26,7 +26,7 @@ struct matmul {
     uint64_t ready[LAYOUTS]; /* bit i: the table's kernel i may take more shared memory than is usual */
 };
 
-static const int64_t PARTIAL_BYTES = (int64_t)40 << 20, ROWS_BYTES_MAX = (int64_t)256 << 20;
+static const int64_t PARTIAL_BYTES = (int64_t)32 << 20, ROWS_BYTES_MAX = (int64_t)256 << 20;
 
 /* Columns from which cuBLASLt is the faster way (docs/performance-gpu.md), for F16 and BF16, and for FP8 weights with E4M3 inputs. */
 enum { LT_COLS_PLAIN = 9, LT_COLS_FP8 = 24 };
@@ -43,7 +43,7 @@ static int lt_cols_dequantized(enum layout layout)
 }
 
 /* Columns of 4-bit weights for the wide kernel; its widest instance. */
-enum { WIDE_COLS = 9, WIDE_COLS_MAX = 2048, WIDE_COLS_TILE = 128 };
+enum { WIDE_COLS = 8, WIDE_COLS_MAX = 2048, WIDE_COLS_TILE = 128 };
 
 /* ---- what a matrix is ---- */
 
@@ -301,7 +301,7 @@ static bool wide_takes(const struct matmul *m, const struct matrix *w, int cols)
 static enum err_code wide_multiplied(struct matmul *m, const struct matrix *w, const struct operand *x, enum into into, void *y, int64_t ldy,
                                      cudaStream_t stream, struct err *e)
 {
-    struct wide_call call = {w, (const uint16_t *)x->data, x->cols, into, y, ldy, m->tuning.kernel, m->multiprocessors, m->rows, m->partial, m->arrived, m->tuning.stages == 1,
+    struct wide_call call = {w, (const uint16_t *)x->data, x->cols, into, y, ldy, m->tuning.kernel, m->multiprocessors, m->rows, m->partial, m->arrived,
                              m->rows_bytes, PARTIAL_BYTES, &m->wide_ready};
     return wide_run(&call, stream, e);
 }

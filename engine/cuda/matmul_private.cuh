@@ -94,11 +94,10 @@ struct wide_call {
     void *inputs;           /* the inputs as the tensor cores want them; where they do not fit, some columns at a time */
     float *partial;         /* sums of tiles that blocks share */
     unsigned *arrived;      /* (multiprocessors + 1) zeros between calls */
-    bool cooperative;
     int64_t inputs_bytes, partial_bytes;
     uint64_t *ready;        /* bit i: instance i may take its shared memory */
 };
-/* Whether this device has it: compute capability 9.0. */
+/* Whether this device has it (compute capability 9.0) and the program was compiled for it (sm_90a). */
 bool wide_device(void);
 int wide_kernels(void), wide_kernel_cols(int kernel);
 ERR_CHECKED enum err_code wide_run(const struct wide_call *call, cudaStream_t stream, struct err *e);

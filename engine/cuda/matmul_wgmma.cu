@@ -14,13 +14,15 @@
  * tensor cores want of it positions 2 t, 2 t + 1, 2 t + 8, 2 t + 9: they get e = 4 s + 0, 1, 2, 3. `prepare` puts the inputs' k's where
  * this sends the weights'.
  *
- * Blocks wait for each other, twice: all of them must be on the device at once, and are, one to a multiprocessor. */
+ * Blocks wait for each other, twice: all of them must be on the device at once, and are, one to a multiprocessor, when the kernels
+ * before have ended. */
 #include "engine/cuda/matmul_decode.cuh"
 #include "engine/cuda/matmul_wgmma.cuh"
 
 #include <type_traits>
 
-enum { UNIT = W4_GROUP, PRODUCERS = 128, WEIGHT_WARPS = 3, AT_ONCE = 4 /* chunks that a thread joins together */, SHARED_MOST = 232448, BARRIER_BYTES = 1024 };
+enum { UNIT = W4_GROUP, PRODUCERS = 128, WEIGHT_WARPS = 3, AT_ONCE = 4 /* chunks that a thread joins together */ };
+enum { SHARED_MOST = 232448, BARRIER_BYTES = 1024 };
 
 struct wide_args {
     const uint8_t *weights;
@@ -299,7 +301,8 @@ static __device__ __forceinline__ void join_tile(const struct wide_args *a, int 
     }
 }
 
-template <int N, int MT, int WGS> static __device__ __forceinline__ void consume(const struct wide_args *a, uint32_t ring, uint32_t full, uint32_t empty, int warps_before)
+template <int N, int MT, int WGS>
+static __device__ __forceinline__ void consume(const struct wide_args *a, uint32_t ring, uint32_t full, uint32_t empty, int warps_before)
 {
     using shape = wide_shape<N, MT, WGS>;
     int thread = (int)threadIdx.x & 127, lane = thread & 31, group = warps_before >> 2, warp = warps_before & 3;
@@ -362,7 +365,8 @@ template <int N, int MT, int WGS> static __device__ __forceinline__ void consume
 
 extern __shared__ __align__(1024) uint8_t wide_shared[];
 
-template <int N, int MT, int WGS> __global__ void __launch_bounds__(wide_shape<N, MT, WGS>::threads, 1) wide_multiply(const __grid_constant__ struct wide_args a)
+template <int N, int MT, int WGS>
+__global__ void __launch_bounds__(wide_shape<N, MT, WGS>::threads, 1) wide_multiply(const __grid_constant__ struct wide_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using shape = wide_shape<N, MT, WGS>;
@@ -399,8 +403,7 @@ struct wide_kernel {
 #define WIDE(N, MT, WGS) {(const void *)wide_multiply<N, MT, WGS>, N, WGS *MT * 64, wide_shape<N, MT, WGS>::threads, wide_shape<N, MT, WGS>::shared}
 static const struct wide_kernel KERNELS[] = {
     /* columns, 64-row pieces of a group of warps, groups */
-    WIDE(16, 1, 4), WIDE(16, 2, 3), WIDE(32, 1, 4), WIDE(32, 2, 3), WIDE(48, 1, 4), WIDE(64, 1, 4),
-    WIDE(64, 2, 2), WIDE(96, 1, 4), WIDE(96, 2, 2), WIDE(128, 1, 3), WIDE(128, 2, 2),
+    WIDE(16, 1, 4), WIDE(16, 2, 3), WIDE(32, 1, 4), WIDE(32, 2, 3), WIDE(48, 1, 4), WIDE(64, 1, 4), WIDE(96, 1, 4), WIDE(128, 1, 3),
 };
 enum { KERNEL_COUNT = sizeof KERNELS / sizeof KERNELS[0], LEAST_UNITS = 4 /* of a streaming block, unless there are fewer */ };
 
@@ -409,11 +412,14 @@ static int64_t ceil_of(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
+/* Compiled for sm_90 without the a, or for older cards alone, the kernel is empty: it has hardly a register then. */
 bool wide_device(void)
 {
     int device, major = 0, minor = 0;
+    cudaFuncAttributes of;
     return cudaGetDevice(&device) == cudaSuccess && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 && minor == 0;
+           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 && minor == 0 &&
+           cudaFuncGetAttributes(&of, KERNELS[0].function) == cudaSuccess && of.numRegs > 64;
 }
 
 int wide_kernels(void)
@@ -426,16 +432,19 @@ int wide_kernel_cols(int kernel)
     return KERNELS[kernel].cols;
 }
 
-/* The narrowest that holds the columns; of equal ones the first where the tiles are many, else the one whose tiles are larger. */
+/* The narrowest that holds the columns; of more columns than any holds, the one that pads them least. Of equal ones the first where
+ * tiles are many, else the one whose tiles are larger. */
 static const struct wide_kernel *kernel_for(int cols, int rows, int multiprocessors)
 {
     const struct wide_kernel *k = KERNELS, *last = KERNELS + KERNEL_COUNT - 1;
     while (k < last && k->cols < cols) k++;
-    bool next = k < last && k[1].cols == k->cols && k[1].rows > k->rows;
+    if (cols > last->cols && ceil_of(cols, k[-1].cols) * k[-1].cols < ceil_of(cols, last->cols) * last->cols) return k - 1;
+    bool next = k < last && k[1].cols == k->cols;
     return next && ceil_of(rows, k->rows) * 4 < multiprocessors ? k + 1 : k;
 }
 
-static enum err_code launch(const struct wide_call *c, const struct wide_kernel *kernel, int cols, const uint16_t *x, void *y, cudaStream_t stream, struct err *e)
+static enum err_code launch(const struct wide_call *c, const struct wide_kernel *kernel, int cols, const uint16_t *x, void *y,
+                            cudaStream_t stream, struct err *e)
 {
     int units = c->w->k / UNIT, col_tiles = (int)ceil_of(cols, kernel->cols);
     int tiles = (int)ceil_of(c->w->rows, kernel->rows) * col_tiles, whole = tiles / c->multiprocessors * c->multiprocessors, streamed = tiles - whole;
@@ -444,10 +453,10 @@ static enum err_code launch(const struct wide_call *c, const struct wide_kernel 
     if (streamers > c->multiprocessors) streamers = c->multiprocessors;
     if (streamers < 1) streamers = 1;
     struct wide_args a = {(const uint8_t *)c->w->data, (const uint4 *)x, (uint8_t *)c->inputs, y, c->ldy, c->w->rows, cols, (int)c->into, units,
-                          (int)ceil_of(c->w->rows, W4_PANEL_ROWS), col_tiles, whole, streamed, (int)streamers, c->partial, c->arrived, c->arrived + c->multiprocessors};
+                          (int)ceil_of(c->w->rows, W4_PANEL_ROWS), col_tiles, whole, streamed, (int)streamers, c->partial, c->arrived,
+                          c->arrived + c->multiprocessors};
     void *list[] = {&a};
     dim3 blocks((unsigned)(whole ? c->multiprocessors : (int)streamers)), threads((unsigned)kernel->threads);
-    if (c->cooperative) return cuda_check(cudaLaunchCooperativeKernel(kernel->function, blocks, threads, list, (size_t)kernel->shared, stream), "wide_multiply", e);
     return cuda_check(cudaLaunchKernel(kernel->function, blocks, threads, list, (size_t)kernel->shared, stream), "wide_multiply", e);
 }
 
