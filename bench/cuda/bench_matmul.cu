@@ -3,7 +3,9 @@
  *   bench_matmul            the table: the way that matmul_run takes
  *   bench_matmul ways       both ways of every product, slices and sums of several kinds
  *   bench_matmul sweep      every instance of the tile kernel with several stages and splits
- * A second argument keeps to one kind ("W4", "Q4_K" …). */
+ *   bench_matmul wide       every instance of the wide kernel (4-bit weights on Hopper) beside the other ways
+ *   bench_matmul step       the products of all 95 layers together, for several numbers of columns
+ * A second argument keeps to one kind ("W4", "Q4_K" …), with "wide" a third to one number of columns. */
 #include "engine/cuda/matmul_private.cuh"
 #include "tests/cuda/random.cuh"
 
@@ -27,6 +29,7 @@ static const int COLS[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048};
 static struct matmul *m;
 static double read_rate, rate_16, rate_8; /* bytes, operations a second */
 static const char *only;
+static int only_cols;
 
 /* ---- weights ---- */
 
@@ -104,6 +107,41 @@ static struct operand inputs(enum form form, int cols, int k)
     struct err e;
     if (operand_from_floats(numbers, k, &x, 0, &e)) printf("%s\n", e.msg), exit(1);
     return x;
+}
+
+/* Seconds of one product of a graph that has them all: no time of the host's in it. */
+static double seconds_in_graph(const struct rotation *r, const struct operand *x, enum into into, int passes)
+{
+    struct err e;
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cudaEvent_t from, to;
+    float best = 0;
+    MUST(cudaStreamCreate(&stream));
+    MUST(cudaEventCreate(&from));
+    MUST(cudaEventCreate(&to));
+    for (int i = 0; i < r->copies; i++)
+        if (matmul_run(m, &r->w[i], x, into, y, r->w[i].rows, stream, &e)) return 0;
+    MUST(cudaStreamSynchronize(stream));
+    MUST(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    for (int i = 0; i < r->copies; i++)
+        if (matmul_run(m, &r->w[i], x, into, y, r->w[i].rows, stream, &e)) return 0;
+    MUST(cudaStreamEndCapture(stream, &graph));
+    MUST(cudaGraphInstantiate(&exec, graph, 0));
+    for (int pass = 0; pass <= passes; pass++) {
+        float ms = 0;
+        MUST(cudaEventRecord(from, stream));
+        MUST(cudaGraphLaunch(exec, stream));
+        MUST(cudaEventRecord(to, stream));
+        MUST(cudaEventSynchronize(to));
+        MUST(cudaEventElapsedTime(&ms, from, to));
+        if (pass && (best == 0 || ms < best)) best = ms;
+    }
+    MUST(cudaGraphExecDestroy(exec));
+    MUST(cudaGraphDestroy(graph));
+    (void)cudaEventDestroy(from), (void)cudaEventDestroy(to), (void)cudaStreamDestroy(stream);
+    return best / 1e3 / r->copies;
 }
 
 /* Seconds of one product, the best of some passes over the copies; 0 where it is refused. */
@@ -267,6 +305,45 @@ static void sweep(struct rotation *r)
     }
 }
 
+static void wide(struct rotation *r)
+{
+    static const int cols[] = {9, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048};
+    struct matmul_tuning lt = {WAY_LT, -1, 0, 0, 0, false}, tile = {WAY_TILE, -1, 0, 0, 0, false};
+    if (!matmul_has_wide(m) || r->kind->kind != MATRIX_W4) return;
+    for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++) {
+        if (only_cols && only_cols != cols[c]) continue;
+        for (int i = 0; i < wide_kernels(); i++) {
+            char name[32];
+            struct matmul_tuning tuning = {WAY_WIDE, i, 0, 0, 0, false};
+            int of = wide_kernel_cols(i);
+            if (of < 128 && of * 2 < cols[c] && !(of == 64 && cols[c] <= 192)) continue;
+            if (of >= 2 * cols[c] && of > 16) continue;
+            (void)snprintf(name, sizeof name, "wide %d (%d)", i, of);
+            one_way(r, FORM_F16, cols[c], &tuning, name);
+        }
+        if (cols[c] <= 64) one_way(r, FORM_F16, cols[c], &tile, "tile");
+        if (cols[c] >= 128 && matmul_has_lt(m)) one_way(r, FORM_F16, cols[c], &lt, "lt");
+    }
+}
+
+/* 64 streams' step is all products of all layers, one after another, in the way that matmul_run takes. */
+static void step(const struct kind *kind)
+{
+    static const int shapes[][2] = {{10240, 8192}, {8192, 8192}, {44032, 8192}, {8192, 22016}}, cols[] = {1, 8, 16, 32, 64, 128, 256};
+    struct rotation r[4];
+    for (int s = 0; s < 4; s++) r[s] = rotation_new(kind, shapes[s][0], shapes[s][1]);
+    for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++) {
+        double sum = 0, graph = 0;
+        for (int s = 0; s < 4; s++) {
+            struct operand x = inputs(matmul_form(&r[s].w[0], cols[c], false), cols[c], shapes[s][1]);
+            sum += seconds(&r[s], &x, s & 1 ? INTO_F32_ADD : INTO_F32, 3);
+            graph += seconds_in_graph(&r[s], &x, s & 1 ? INTO_F32_ADD : INTO_F32, 3);
+        }
+        printf("%-5s 95 layers' products, %3d columns: %.2f ms, in a graph %.2f ms\n", kind->name, cols[c], sum * 95e3, graph * 95e3);
+    }
+    for (int s = 0; s < 4; s++) rotation_free(&r[s]);
+}
+
 int main(int argc, char **argv)
 {
     struct err e;
@@ -277,6 +354,7 @@ int main(int argc, char **argv)
         return 0;
     }
     only = argc > 2 ? argv[2] : NULL;
+    only_cols = argc > 3 ? atoi(argv[3]) : 0;
     struct cudaDeviceProp p;
     MUST(cudaGetDeviceProperties(&p, 0));
     if (matmul_open(&m, &options, &e)) return printf("%s\n", e.msg), 1;
@@ -288,10 +366,15 @@ int main(int argc, char **argv)
     for (int i = 0; i < KIND_COUNT; i++)
         for (int s = 0; s < 5; s++) {
             if (only && strcmp(only, KINDS[i].name)) continue;
-            if (!strcmp(mode, "sweep") && s > 3) continue;
+            if ((!strcmp(mode, "sweep") || !strcmp(mode, "wide")) && s > 3) continue;
+            if (!strcmp(mode, "step")) {
+                if (s == 0) step(&KINDS[i]);
+                continue;
+            }
             struct rotation r = rotation_new(&KINDS[i], SHAPES[s][0], SHAPES[s][1]);
             if (!strcmp(mode, "sweep")) sweep(&r);
             else if (!strcmp(mode, "ways")) ways(&r);
+            else if (!strcmp(mode, "wide")) wide(&r);
             else table(&r);
             rotation_free(&r);
             (void)fflush(stdout);

@@ -1,6 +1,7 @@
 /* Which way a product takes.
  *
  *   few columns           the tile kernel, for every kind: weights are read once and decoded in registers
+ *   more, 4-bit weights   on Hopper the wide kernel
  *   many columns          cuBLASLt where it is found: 16-bit weights as they are, FP8 with E4M3 inputs, the rest as F16 that a
  *                         kernel writes a slice of rows at a time
  *   invariant             the tile kernel, its sums always in the same order
@@ -17,17 +18,32 @@ struct matmul {
     struct lt *lt;     /* NULL: no library */
     float *partial;    /* sums of blocks that share a tile */
     unsigned *arrived; /* (TILE_COUNTERS) zeros between calls */
-    __half *rows;      /* dequantized weights, or E4M3 inputs as F16 */
+    __half *rows;      /* dequantized weights, E4M3 inputs as F16, or the wide kernel's inputs */
     int64_t rows_bytes;
+    bool wide;         /* the device has the wide kernel, and it is allowed */
+    uint64_t wide_ready;
     int multiprocessors, shared_max, shared_all; /* bytes of shared memory: of a block, of a multiprocessor */
     uint64_t ready[LAYOUTS]; /* bit i: the table's kernel i may take more shared memory than is usual */
 };
 
 static const int64_t PARTIAL_BYTES = (int64_t)32 << 20, ROWS_BYTES_MAX = (int64_t)256 << 20;
 
-/* Columns from which cuBLASLt is the faster way (docs/performance-gpu.md), for F16 and BF16, for what is dequantized first,
- * and for FP8 weights with E4M3 inputs. */
-enum { LT_COLS_PLAIN = 33, LT_COLS_DEQUANTIZED = 129, LT_COLS_FP8 = 24 };
+/* Columns from which cuBLASLt is the faster way (docs/performance-gpu.md), for F16 and BF16, and for FP8 weights with E4M3 inputs. */
+enum { LT_COLS_PLAIN = 9, LT_COLS_FP8 = 24 };
+
+/* What is dequantized first: the slower that is, the later. */
+static int lt_cols_dequantized(enum layout layout)
+{
+    switch (layout) {
+    case LAYOUT_Q8_0: return 129;
+    case LAYOUT_Q6_K: return 257;
+    case LAYOUT_Q4_K: return 641;
+    default: return 193;
+    }
+}
+
+/* Columns of 4-bit weights for the wide kernel; its widest instance. */
+enum { WIDE_COLS = 8, WIDE_COLS_MAX = 2048, WIDE_COLS_TILE = 128 };
 
 /* ---- what a matrix is ---- */
 
@@ -120,10 +136,11 @@ enum err_code matmul_open(struct matmul **out, const struct matmul_options *opti
     if (!code) code = cuda_check(cudaMalloc((void **)&m->partial, (size_t)PARTIAL_BYTES), "cudaMalloc for partial sums", e);
     if (!code) code = cuda_check(cudaMalloc((void **)&m->arrived, TILE_COUNTERS * sizeof *m->arrived), "cudaMalloc for counters", e);
     if (!code) code = cuda_check(cudaMemset(m->arrived, 0, TILE_COUNTERS * sizeof *m->arrived), "cudaMemset of the counters", e);
-    if (!code && !options->invariant && lt_found()) {
+    m->wide = !options->invariant && wide_device();
+    if (!code && !options->invariant && lt_found()) code = lt_open(&m->lt, e);
+    if (!code && (m->lt || m->wide)) {
         m->rows_bytes = options->k_rows_max * 2 < ROWS_BYTES_MAX ? options->k_rows_max * 2 : ROWS_BYTES_MAX;
-        code = lt_open(&m->lt, e);
-        if (!code) code = cuda_check(cudaMalloc((void **)&m->rows, (size_t)m->rows_bytes), "cudaMalloc for dequantized weights", e);
+        code = cuda_check(cudaMalloc((void **)&m->rows, (size_t)m->rows_bytes), "cudaMalloc for dequantized weights", e);
     }
     if (code) matmul_close(m);
     else *out = m;
@@ -149,6 +166,11 @@ void matmul_set_tuning(struct matmul *m, const struct matmul_tuning *tuning)
 bool matmul_has_lt(const struct matmul *m)
 {
     return m->lt != NULL;
+}
+
+bool matmul_has_wide(const struct matmul *m)
+{
+    return m->wide;
 }
 
 /* ---- the tile kernel: which instance, how the work is split ---- */
@@ -268,6 +290,22 @@ static enum err_code tile_run(struct matmul *m, const struct matrix *w, const ui
     return cuda_check(cudaLaunchKernel(p.kernel->function, grid, dim3((unsigned)p.kernel->threads), list, p.shared, stream), "tile_multiply", e);
 }
 
+/* ---- the wide kernel ---- */
+
+static bool wide_takes(const struct matmul *m, const struct matrix *w, int cols)
+{
+    if (!m->wide || matrix_layout(w) != LAYOUT_W4 || m->rows_bytes < (int64_t)w->k * WIDE_COLS_TILE * 2) return false;
+    return m->tuning.way == WAY_WIDE || (m->tuning.way == WAY_AUTO && cols >= WIDE_COLS && (cols <= WIDE_COLS_MAX || !m->lt));
+}
+
+static enum err_code wide_multiplied(struct matmul *m, const struct matrix *w, const struct operand *x, enum into into, void *y, int64_t ldy,
+                                     cudaStream_t stream, struct err *e)
+{
+    struct wide_call call = {w, (const uint16_t *)x->data, x->cols, into, y, ldy, m->tuning.kernel, m->multiprocessors, m->rows, m->partial, m->arrived,
+                             m->rows_bytes, PARTIAL_BYTES, &m->wide_ready};
+    return wide_run(&call, stream, e);
+}
+
 /* ---- cuBLASLt ---- */
 
 static struct lt_call call_of(const struct matrix *w, const struct operand *x, enum into into, void *y, int64_t ldy)
@@ -317,8 +355,8 @@ static bool lt_takes(struct matmul *m, const struct matrix *w, const struct lt_c
 {
     enum layout layout = matrix_layout(w);
     bool direct = is_plain(layout) || call->form == FORM_E4M3;
-    if (!m->lt || m->options.invariant || m->tuning.way == WAY_TILE) return false;
-    if (m->tuning.way == WAY_AUTO && call->form != FORM_E4M3 && cols < (direct ? LT_COLS_PLAIN : LT_COLS_DEQUANTIZED)) return false;
+    if (!m->lt || m->options.invariant || m->tuning.way == WAY_TILE || wide_takes(m, w, cols)) return false;
+    if (m->tuning.way == WAY_AUTO && call->form != FORM_E4M3 && cols < (direct ? LT_COLS_PLAIN : lt_cols_dequantized(layout))) return false;
     if (direct) return lt_can(m->lt, call);
     int count = slice_rows(m, w);
     if (count < 16) return false;
@@ -369,6 +407,7 @@ enum err_code matmul_run(struct matmul *m, const struct matrix *w, const struct 
         if (is_plain(matrix_layout(w)) || x->form == FORM_E4M3) return lt_run(m->lt, &call, stream, e);
         return sliced_run(m, w, &call, false, stream, e);
     }
+    if (wide_takes(m, w, x->cols)) return wide_multiplied(m, w, x, into, y, ldy, stream, e);
     if (x->form == FORM_E4M3) return expanded_run(m, w, x, into, y, ldy, stream, e);
     return tile_run(m, w, (const uint16_t *)x->data, x->cols, into, y, ldy, stream, e);
 }

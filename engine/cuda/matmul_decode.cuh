@@ -73,7 +73,7 @@ static __device__ __forceinline__ void decode_w4(uint32_t w, uint32_t out[4])
 {
 #pragma unroll
     for (int i = 0; i < 4; i += 2, w >>= 8) {
-        uint32_t low = (w & 0x000f000fu) | 0x64006400u, high = (w & 0x00f000f0u) | 0x64006400u;
+        uint32_t low = and_or(w, 0x000f000fu, 0x64006400u), high = and_or(w, 0x00f000f0u, 0x64006400u);
         out[i] = half2_bits(__hsub2(bits_half2(low), bits_half2(0x64086408u)));
         out[i + 1] = half2_bits(__hfma2(bits_half2(high), bits_half2(0x2c002c00u), bits_half2(0xd480d480u))); /* / 16 - 72 */
     }

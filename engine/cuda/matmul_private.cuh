@@ -80,6 +80,28 @@ struct tile_table tile_table_w4(void), tile_table_fp8(void), tile_table_f16(void
 /* The column count of a kernel that sums in the order that the invariant mode keeps is free; its parts are not. */
 enum { INVARIANT_PARTS = 4, TILE_STAGES_MAX = 8, TILE_COUNTERS = 1 << 16 };
 
+/* ---- the wide kernel: W4 with many columns, on Hopper ---- */
+
+struct wide_call {
+    const struct matrix *w;
+    const uint16_t *x; /* (cols, k) F16 */
+    int cols;
+    enum into into;
+    void *y;
+    int64_t ldy;
+    int kernel;             /* an instance, or -1 */
+    int multiprocessors;    /* blocks, which wait for each other: all must run at once */
+    void *inputs;           /* the inputs as the tensor cores want them; where they do not fit, some columns at a time */
+    float *partial;         /* sums of tiles that blocks share */
+    unsigned *arrived;      /* (multiprocessors + 1) zeros between calls */
+    int64_t inputs_bytes, partial_bytes;
+    uint64_t *ready;        /* bit i: instance i may take its shared memory */
+};
+/* Whether this device has it (compute capability 9.0) and the program was compiled for it (sm_90a). */
+bool wide_device(void);
+int wide_kernels(void), wide_kernel_cols(int kernel);
+ERR_CHECKED enum err_code wide_run(const struct wide_call *call, cudaStream_t stream, struct err *e);
+
 /* ---- other kernels ---- */
 
 /* Rows [first, first + count) as F16 into out (count, k). */
@@ -120,16 +142,16 @@ ERR_CHECKED enum err_code lt_tune(struct lt *lt, const struct lt_call *call, cud
 
 /* ---- for benches and tests: which way a product takes ---- */
 
-enum way { WAY_AUTO, WAY_TILE, WAY_LT };
+enum way { WAY_AUTO, WAY_TILE, WAY_LT, WAY_WIDE };
 struct matmul_tuning {
     enum way way;
-    int kernel;          /* the index in the layout's table, or -1 */
+    int kernel;          /* the index in the layout's table or among the wide kernel's instances, or -1 */
     int splits, stages;  /* 0: chosen */
     int64_t slice_bytes; /* of dequantized weights at a time; 0: chosen */
     bool fast_sums;      /* see struct lt_call */
 };
 void matmul_set_tuning(struct matmul *m, const struct matmul_tuning *tuning); /* NULL: none */
 struct tile_table tile_table_of(enum layout layout);
-bool matmul_has_lt(const struct matmul *m);
+bool matmul_has_lt(const struct matmul *m), matmul_has_wide(const struct matmul *m);
 
 #endif

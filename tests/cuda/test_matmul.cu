@@ -1,5 +1,5 @@
 /* The matrix products against plain sums in double precision on the host: every kind of weights, many shapes, every way.
- * Arguments: "small" keeps to small shapes and few columns (for the sanitizers). */
+ * Arguments: "small" keeps to small shapes and few columns (for the sanitizers), "wide" to the wide kernel. */
 #include "engine/cuda/matmul_private.cuh"
 #include "tests/cuda/random.cuh"
 
@@ -217,6 +217,8 @@ static void inputs_free(struct inputs *in)
 /* ---- one product ---- */
 
 static const char *const INTO_NAME[] = {"f32", "f32 +=", "f16", "bf16"};
+/* Weights that are rounded to F16 once their scale is in (4-bit ones have up to 14 bits then) are off by 2^-11 at most, some 2e-4 of
+ * the norm; so are results in F16; BF16 has three bits fewer. */
 static const double LIMIT[] = {6e-4, 6e-4, 8e-4, 5e-3};
 
 struct results {
@@ -381,6 +383,38 @@ static void every_kind(struct matmul *m)
     }
 }
 
+/* ---- the wide kernel: every instance, columns that fill it and columns that do not, k's whole and dealt to blocks ---- */
+
+static void wide_shape_of(struct matmul *m, int rows, int k, int cols_max)
+{
+    static const int cols[] = {1, 9, 15, 16, 17, 31, 32, 33, 47, 49, 63, 64, 65, 95, 97, 127, 128, 129, 255};
+    struct weights w = weights_new(&KINDS[0], rows, k);
+    struct inputs in = inputs_new(&w, FORM_F16, cols_max);
+    for (int i = 0; i < wide_kernels(); i++)
+        for (int c = 0; c < (int)(sizeof cols / sizeof cols[0]); c++) {
+            char way[32];
+            struct matmul_tuning tuning = {WAY_WIDE, i, 0, 0, 0, false};
+            if (cols[c] > cols_max || (small && cols[c] < wide_kernel_cols(i) / 2)) continue;
+            matmul_set_tuning(m, &tuning);
+            (void)snprintf(way, sizeof way, "wide %d", i);
+            product(m, &w, &in, cols[c], (enum into)((i + c) % 4), way);
+            product(m, &w, &in, cols[c], INTO_F32_ADD, way);
+        }
+    matmul_set_tuning(m, NULL);
+    inputs_free(&in);
+    weights_free(&w);
+}
+
+static void wide_kernel(struct matmul *m)
+{
+    /* rows, k, columns: less than a panel; one unit; several; the k's of few tiles dealt to many blocks; more tiles than blocks, with
+     * rests of one unit, of few and of many */
+    static const int shapes[][3] = {{5, 128, 33},     {264, 256, 255},  {333, 1152, 255},  {700, 8192, 65},
+                                    {140, 22016, 129}, {36000, 256, 65}, {50000, 1152, 17}, {35000, 128, 129}};
+    if (!matmul_has_wide(m)) return;
+    for (int i = 0; i < (small ? 3 : 8); i++) wide_shape_of(m, shapes[i][0], shapes[i][1], shapes[i][2]);
+}
+
 /* ---- invariance, repetition, embedding, operands, refusals ---- */
 
 static void run_or_die(struct matmul *m, const struct matrix *w, const struct operand *x, float *y, int64_t ldy)
@@ -422,9 +456,8 @@ static void invariance(const struct kind *kind, int rows, int k)
     weights_free(&w);
 }
 
-static void repetition(struct matmul *m, const struct kind *kind)
+static void repetition(struct matmul *m, const struct kind *kind, int rows, int k, int cols)
 {
-    int rows = 300, k = 4096, cols = 40;
     struct weights w = weights_new(kind, rows, k);
     struct inputs in = inputs_new(&w, matmul_form(&w.device, 1, false), cols);
     float *y, *one = (float *)malloc((size_t)(rows * cols) * 4), *two = (float *)malloc((size_t)(rows * cols) * 4);
@@ -605,13 +638,23 @@ int main(int argc, char **argv)
         return 0;
     }
     struct matmul *m = open_or_die(false);
+    if (argc > 1 && !strcmp(argv[1], "wide")) {
+        wide_kernel(m);
+        repetition(m, &KINDS[0], 1000, 8192, 64);
+        in_a_graph(m, &KINDS[0], 64);
+        matmul_close(m);
+        printf("%d passed, %d failed\n", passed, failed);
+        return failed != 0;
+    }
     printf("cuBLASLt %s\n", matmul_has_lt(m) ? "found" : "not found");
     every_kind(m);
+    wide_kernel(m);
+    if (!small) repetition(m, &KINDS[0], 1000, 8192, 64);
     for (int i = 0; i < KIND_COUNT; i++) {
         embedding(&KINDS[i]);
         invariance(&KINDS[i], 300, 768 / KINDS[i].block * KINDS[i].block);
         if (KINDS[i].block <= 32 && !small) invariance(&KINDS[i], 20, 64);
-        repetition(m, &KINDS[i]);
+        repetition(m, &KINDS[i], 300, 4096, 40);
     }
     if (!small) invariance(&KINDS[0], 36000, 256), invariance(&KINDS[1], 36000, 256);
     operands_saturate();

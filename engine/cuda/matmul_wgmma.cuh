@@ -1,0 +1,137 @@
+/* Hopper's warpgroup products and what goes with them. Source: the PTX ISA (wgmma.mma_async, matrix descriptors, cp.async). */
+#ifndef RUNG_ENGINE_CUDA_MATMUL_WGMMA_CUH
+#define RUNG_ENGINE_CUDA_MATMUL_WGMMA_CUH
+
+#include "engine/cuda/ptx.cuh"
+
+/* The instructions exist for sm_90a alone; elsewhere these functions are empty and no host code launches what uses them. */
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define WGMMA(...) asm volatile(__VA_ARGS__)
+#else
+#define WGMMA(...) ((void)0)
+#endif
+
+/* Registers written before are seen by the products after. */
+static __device__ __forceinline__ void wgmma_fence()
+{
+    WGMMA("wgmma.fence.sync.aligned;\n" ::: "memory");
+}
+
+static __device__ __forceinline__ void wgmma_commit()
+{
+    WGMMA("wgmma.commit_group.sync.aligned;\n" ::: "memory");
+}
+
+/* Waits until at most `pending` of the latest groups are under way. */
+template <int pending> static __device__ __forceinline__ void wgmma_wait()
+{
+    WGMMA("wgmma.wait_group.sync.aligned %0;\n" ::"n"(pending) : "memory");
+}
+
+/* Keeps the compiler from moving these registers' other uses across. */
+template <int n> static __device__ __forceinline__ void wgmma_hold(float (&d)[n])
+{
+#pragma unroll
+    for (int i = 0; i < n; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+/* A K-major operand in shared memory: rows of 128 bytes (64 elements) whose 16-byte chunks are XORed with row % 8, eight rows
+ * (1024 bytes, aligned) a group, groups behind each other. A step of 16 k's is 32 bytes further. */
+static __device__ __forceinline__ uint32_t wgmma_descriptor(uint32_t address) /* the lower half; the upper: 1024 bytes, the swizzle */
+{
+    return (address >> 4 & 0x3fff) | 1u << 16;
+}
+#define DESCRIPTOR(low) "mov.b64 b, {" low ", 0x40000040};\n"
+
+#define D4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define D8(d, i) D4(d, i), D4(d, i + 4)
+#define D16(d, i) D8(d, i), D8(d, i + 8)
+#define D32(d, i) D16(d, i), D16(d, i + 16)
+
+/* d (64 rows of the warpgroup × 2n columns) += A (registers: a warp's 16 rows as mma.m16n8k16 has them) × B (shared memory). */
+static __device__ __forceinline__ void wgmma_f16(float (&d)[8], const uint32_t (&a)[4], uint32_t b)
+{
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%12")
+          "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, b, add, 1, 1, 0;\n}\n"
+          : D8(d, 0)
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
+}
+
+static __device__ __forceinline__ void wgmma_f16(float (&d)[16], const uint32_t (&a)[4], uint32_t b)
+{
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%20")
+          "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, "
+          "{%16,%17,%18,%19}, b, add, 1, 1, 0;\n}\n"
+          : D16(d, 0)
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
+}
+
+static __device__ __forceinline__ void wgmma_f16(float (&d)[24], const uint32_t (&a)[4], uint32_t b)
+{
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%28")
+          "wgmma.mma_async.sync.aligned.m64n48k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+          "%16,%17,%18,%19,%20,%21,%22,%23}, {%24,%25,%26,%27}, b, add, 1, 1, 0;\n}\n"
+          : D16(d, 0), D8(d, 16)
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
+}
+
+static __device__ __forceinline__ void wgmma_f16(float (&d)[32], const uint32_t (&a)[4], uint32_t b)
+{
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%36")
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+          "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, b, add, 1, 1, 0;\n}\n"
+          : D32(d, 0)
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
+}
+
+static __device__ __forceinline__ void wgmma_f16(float (&d)[48], const uint32_t (&a)[4], uint32_t b)
+{
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%52")
+          "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+          "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47}, "
+          "{%48,%49,%50,%51}, b, add, 1, 1, 0;\n}\n"
+          : D32(d, 0), D16(d, 32)
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
+}
+
+static __device__ __forceinline__ void wgmma_f16(float (&d)[64], const uint32_t (&a)[4], uint32_t b)
+{
+    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%68")
+          "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+          "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+          "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, b, add, 1, 1, 0;\n}\n"
+          : D32(d, 0), D32(d, 32)
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
+}
+
+/* ---- shared memory by its address ---- */
+
+static __device__ __forceinline__ uint4 load_shared_16(uint32_t from)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];\n" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(from) : "memory");
+    return v;
+}
+
+/* Both halves of the result are the 16-bit element. */
+static __device__ __forceinline__ __half2 load_shared_pair(uint32_t from)
+{
+    uint16_t v;
+    asm volatile("ld.shared.u16 %0, [%1];\n" : "=h"(v) : "r"(from) : "memory");
+    return __half2half2(__ushort_as_half(v));
+}
+
+/* ---- copies of 16 bytes that a barrier in shared memory waits for ---- */
+
+static __device__ __forceinline__ void copy_async(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
+}
+
+/* This thread arrives once its copies so far are there. */
+static __device__ __forceinline__ void copy_arrive(uint32_t bar)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(bar) : "memory");
+}
+
+#endif
