@@ -14,8 +14,8 @@
  * tensor cores want of it positions 2 t, 2 t + 1, 2 t + 8, 2 t + 9: they get e = 4 s + 0, 1, 2, 3. `prepare` puts the inputs' k's where
  * this sends the weights'.
  *
- * Blocks wait for each other, twice: all of them must be on the device at once, and are, one to a multiprocessor, when the kernels
- * before have ended. */
+ * Blocks wait for each other, twice: all of them must be on the device at once, one to a multiprocessor, which a cooperative launch
+ * sees to. */
 #include "engine/cuda/matmul_decode.cuh"
 #include "engine/cuda/matmul_wgmma.cuh"
 
@@ -457,7 +457,7 @@ static enum err_code launch(const struct wide_call *c, const struct wide_kernel 
                           c->arrived + c->multiprocessors};
     void *list[] = {&a};
     dim3 blocks((unsigned)(whole ? c->multiprocessors : (int)streamers)), threads((unsigned)kernel->threads);
-    return cuda_check(cudaLaunchKernel(kernel->function, blocks, threads, list, (size_t)kernel->shared, stream), "wide_multiply", e);
+    return cuda_check(cudaLaunchCooperativeKernel(kernel->function, blocks, threads, list, (size_t)kernel->shared, stream), "wide_multiply", e);
 }
 
 enum err_code wide_run(const struct wide_call *c, cudaStream_t stream, struct err *e)
