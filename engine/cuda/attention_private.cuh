@@ -51,6 +51,7 @@ struct planner {
     struct plan plan;
     int chunk_rows, tile_rows, decode_columns_max;
     int group, window, sparse_pages;
+    int chunks_at_once; /* of a launch of decode */
 };
 
 struct attention {

@@ -64,6 +64,7 @@ struct spec {
     bool fp8, halves, bias, norm, bf16, invariant;
     int window, sparse;
     float softcap, q_scale, v_scale; /* factors of the random inputs; 0: 1 */
+    bool varied;                     /* FP8: positions' scales differ by powers of two */
     int runs;
     struct {
         int past, count;
@@ -135,6 +136,9 @@ static void fill_position(const struct world *w, int run, int head, int position
     float *scale = (float *)(b + 2 * CUDA_PAGE_TOKENS * n);
     scale[slot] = (1 + 0.2f * random_float()) / 150;
     scale[CUDA_PAGE_TOKENS + slot] = (1 + 0.2f * random_float()) / 150 * w->s.v_scale;
+    if (!w->s.varied) return;
+    scale[slot] *= exp2f((float)(random_below(5) - 3));
+    scale[CUDA_PAGE_TOKENS + slot] *= exp2f((float)(random_below(17) - 8));
 }
 
 /* Page tables: every page of the cache once, in random order. */
@@ -830,6 +834,25 @@ static void run_groups(bool quick)
     }
 }
 
+/* Many streams of one column each in one batch, whose lengths straddle pages and splits. */
+static void run_streams(bool quick)
+{
+    static const int PAST[] = {0, 30, 31, 32, 33, 62, 63, 64, 127, 254, 255, 256, 257, 511, 2046, 2047, 2048, 2079, 2303, 2304, 767, 1023};
+    static const int HEADS[][2] = {{2, 2}, {8, 2}, {5, 1}, {14, 2}, {16, 2}, {16, 1}}, DIMS[] = {128, 64, 80, 96, 256};
+    char name[120];
+    for (int i = 0; i < (int)(sizeof HEADS / sizeof *HEADS); i++)
+        for (int mode = 0; mode < 4; mode++) {
+            struct spec s = {name, DIMS[(i + mode) % 5], HEADS[i][0], HEADS[i][1]};
+            if (quick && (i + mode) % 6) continue;
+            s.fp8 = s.varied = mode & 1;
+            s.window = mode & 2 ? i % 2 ? 40 : 300 : 0;
+            s.softcap = i == 3 ? 20.0f : 0;
+            for (int r = 0; r < (quick ? 14 : (int)(sizeof PAST / sizeof *PAST)); r++) add(&s, PAST[(r * 5 + i) % (int)(sizeof PAST / sizeof *PAST)], 1);
+            snprintf(name, sizeof name, "streams: %d heads of %d over %d, %s, window %d", s.heads, s.head_dim, s.kv_heads, s.fp8 ? "fp8" : "f16", s.window);
+            run_case(&s);
+        }
+}
+
 /* Inputs that formats do not like: values past F16's range, V very small, V zero. */
 static void run_extremes(void)
 {
@@ -951,6 +974,7 @@ int main(int argc, char **argv)
     check_errors();
     run_shapes(quick);
     run_groups(quick);
+    run_streams(quick);
     run_extremes();
     run_identities(quick);
     run_sparses(quick);
