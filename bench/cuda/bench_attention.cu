@@ -3,6 +3,7 @@
  *
  *   bench_attention          everything
  *   bench_attention decode   one step of many streams alone
+ *   bench_attention 64 1 2048 fp8   one figure: streams, columns of each, positions, pages
  *
  * A figure is the time of whole attention_run calls (placing, sums, joining), captured in a graph that goes over so many
  * layers of a cache that none is found in the second-level cache again. */
@@ -388,6 +389,10 @@ int main(int argc, char **argv)
     measure_card(card.multiProcessorCount);
     printf("%s: plain read %.0f GB/s, mma.sync m16n8k16 alone %.0f TFLOP/s\n", card.name, read_rate / 1e9, mma_rate / 1e12);
     struct shape large = {128, 64, 8, false}, large8 = {128, 64, 8, true}, small = {64, 14, 2, false}, wide = {256, 8, 4, false};
+    if (argc > 4) {
+        decode_row(strcmp(argv[4], "fp8") == 0 ? large8 : large, atoi(argv[1]), atoi(argv[2]), atoi(argv[3]), false, 0);
+        return 0;
+    }
     static const int STREAMS[][4] = {{1, 1, 32},      {1, 1, 2048},    {1, 1, 8192},    {1, 1, 32768},   {1, 1, 131072}, {1, 4, 32768}, {1, 8, 32768},
                                      {1, 32, 8192},   {8, 1, 128},     {8, 1, 2048},    {8, 1, 8192},    {64, 1, 32},    {64, 1, 128},  {64, 1, 512},
                                      {64, 1, 2048},   {64, 1, 2049},   {64, 1, 8192},   {64, 1, 4096, 1}, {64, 4, 2048}, {160, 1, 128}, {160, 1, 2048},

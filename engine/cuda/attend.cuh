@@ -8,6 +8,9 @@
  *             first product to the second in registers. Softmax with the page's own maximum.
  *   the sum   the eight pages' products meet in shared memory; warp w scales those of row w to the split's maximum and adds
  *             them in the order of the pages.
+ *   splits    are added in the order of the positions, groups of 8 (2,048 positions) apart. A split's maximum is a whole
+ *             number of powers of two, so what it takes to bring two splits to one maximum is exact, and a sum that was kept
+ *             from split to split has the same bits as one that is made of all of them at the end.
  *
  * Eight rows at a time; a head of more than 128 goes in pieces. As soon as a piece has been used its registers are filled with
  * the next one, of the block's next unit too, so that memory always has something to do.
@@ -26,7 +29,8 @@ enum {
     ATTEND_PAGES = 8,                                    /* of a split; warp w takes page w */
     ATTEND_SPLIT = ATTEND_PAGES * CUDA_PAGE_TOKENS,      /* positions */
     ATTEND_ROWS = 8,                                     /* worked on together */
-    ATTEND_PARTS = 4                                     /* the sums over splits: by index % 4, then joined */
+    ATTEND_GROUP = 8,                                    /* splits: from a multiple of 8 on */
+    ATTEND_PARTS = 4                                     /* the sums over groups: by index % 4, then joined */
 };
 #define ATTEND_NONE (-1e30f) /* the maximum of no positions */
 #define ATTEND_LOG2E 1.44269504f
@@ -34,16 +38,17 @@ enum {
 
 /* Stands in shared memory: what all threads share should not take registers from what each one reads. */
 struct attend_unit {
-    const uint8_t *blocks;  /* block(layer, page 0, KV head) of the cache */
-    int64_t page_bytes;     /* from a page's block to the next page's */
+    const uint8_t *block[ATTEND_PAGES]; /* of its pages and its KV head in the cache; NULL: no row sees anything of it */
+    int logical[ATTEND_PAGES];          /* the pages' places in the run's table */
     const __half *q;        /* the KV head's first query of the run's first column: bias, norm, rotation and scale are in it */
     int heads;              /* from a column's query to the next one's */
     int row0, rows, group;  /* 1 ≤ rows ≤ attend_rows(head_dim) */
+    uint32_t group_inverse; /* attend_inverse(group) */
+    bool same_q;            /* the rows, no more than 8, are those of the block's unit before */
     int position;           /* of the run's first column */
     int window;             /* 0: all; else the last `window` positions are seen */
     float softcap;          /* 0: off */
-    int logical[ATTEND_PAGES], page[ATTEND_PAGES]; /* the unit's pages, as places in the run's table and in the cache */
-    unsigned seen;          /* bit i: some row sees some of page i */
+    unsigned seen;          /* bit i: block[i] is there */
     int tail, there;        /* the last page seen, and how many of its positions are written */
 };
 
@@ -56,7 +61,6 @@ template <int HD, bool FP8> struct attend_shape {
     static constexpr int TILES = PIECE / 16;                        /* of 16 dims of V */
     static constexpr int V_WORDS = 2 * ELEMENT;                     /* eight positions */
     static constexpr int K_ALL = BLOCKS * 4 * WORDS, V_ALL = TILES * 2 * V_WORDS, ALL = K_ALL > V_ALL ? K_ALL : V_ALL;
-    static constexpr int Q_ALL = BLOCKS * CHUNK / 2;
     static constexpr int STRIDE = PIECE + 4; /* floats: rows 8 banks off, so that fragments meet no bank twice */
     static_assert(HD % PIECE == 0 && PIECE % 16 == 0 && STRIDE % 16 == 4, "dims are cut into even pieces");
 };
@@ -72,10 +76,29 @@ template <int HD> struct attend_meeting {
     float o[ATTEND_PAGES][ATTEND_ROWS][PIECE + 4];
     float2 ml[ATTEND_PAGES][ATTEND_ROWS];
 };
+/* Eight queries; zeros past the head's end. */
+template <int HD> struct attend_queries {
+    uint4 q[ATTEND_ROWS][HD / 8 + 4];
+};
 
+/* For dividing by the group without a division: rows up to 2^32 / group. */
+static inline __host__ __device__ uint32_t attend_inverse(int group)
+{
+    return group > 1 ? 0xffffffffu / (uint32_t)group + 1 : 0;
+}
+static __device__ __forceinline__ int attend_column(const struct attend_unit *u, int row)
+{
+    return u->group_inverse ? (int)__umulhi((uint32_t)(u->row0 + row), u->group_inverse) : u->row0 + row;
+}
 static __device__ __forceinline__ int attend_row_position(const struct attend_unit *u, int row)
 {
-    return u->position + (u->row0 + row) / u->group;
+    return u->position + attend_column(u, row);
+}
+/* From u->q to the row's query, in heads. */
+static __device__ __forceinline__ int64_t attend_row_head(const struct attend_unit *u, int row)
+{
+    int column = attend_column(u, row);
+    return (int64_t)column * u->heads + u->row0 + row - column * u->group;
 }
 /* The first position that a column at `position` sees. */
 static __device__ __forceinline__ int attend_first(const struct attend_unit *u, int position)
@@ -89,17 +112,12 @@ static __device__ __forceinline__ int attend_first(const struct attend_unit *u, 
 template <int HD, bool FP8> struct attend_registers {
     typedef attend_shape<HD, FP8> S;
     uint32_t words[2][S::ALL];
-    uint32_t q[S::PIECES][S::Q_ALL]; /* of row g */
     float k_scale, v_scale;          /* FP8: of the lane's position */
 };
 
-static __device__ __forceinline__ bool attend_sees(const struct attend_unit *u)
-{
-    return u->seen >> threadIdx.x / 32 & 1;
-}
 static __device__ __forceinline__ const uint8_t *attend_page(const struct attend_unit *u)
 {
-    return u->blocks + u->page[threadIdx.x / 32] * u->page_bytes;
+    return u->block[threadIdx.x / 32];
 }
 
 template <int HD, bool FP8> static __device__ __forceinline__ void attend_load_k(uint32_t *k, const uint8_t *page, int piece)
@@ -141,35 +159,27 @@ template <int HD, bool FP8>
 static __device__ __forceinline__ void attend_load(attend_registers<HD, FP8> *r, const struct attend_unit *u, int i)
 {
     typedef attend_shape<HD, FP8> S;
-    if (!attend_sees(u)) return;
-    if (i < S::PIECES) attend_load_k<HD, FP8>(r->words[i % 2], attend_page(u), i);
-    else attend_load_v<HD, FP8>(r->words[i % 2], attend_page(u), i - S::PIECES);
+    const uint8_t *page = attend_page(u);
+    if (!page) return;
+    if (i < S::PIECES) attend_load_k<HD, FP8>(r->words[i % 2], page, i);
+    else attend_load_v<HD, FP8>(r->words[i % 2], page, i - S::PIECES);
 }
 
-/* Asks for the eight queries from row `row` on; zeros past the rows. */
-template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_load_q(attend_registers<HD, FP8> *r, const struct attend_unit *u, int row)
+/* A block: the eight queries from row `row` on, on their way to shared memory in a register of HD threads; zeros past the rows. */
+template <int HD> static __device__ __forceinline__ void attend_load_q(uint32_t q[4], const struct attend_unit *u, int row)
 {
-    typedef attend_shape<HD, FP8> S;
-    int lane = threadIdx.x % 32, t = lane % 4;
-    if (!attend_sees(u)) return;
-    row += lane / 4;
-    int run_row = u->row0 + row;
-    const __half *q = u->q + ((int64_t)(run_row / u->group) * u->heads + run_row % u->group) * HD;
-#pragma unroll
-    for (int p = 0; p < S::PIECES; p++)
-#pragma unroll
-        for (int i = 0; i < S::Q_ALL / 4; i++) {
-            int dim = (i / (S::CHUNK / 8) * 4 + t) * S::CHUNK + i % (S::CHUNK / 8) * 8;
-            uint32_t *to = r->q[p] + i * 4;
-            to[0] = to[1] = to[2] = to[3] = 0;
-            if (row < u->rows && (S::PIECE % (4 * S::CHUNK) == 0 || dim < S::PIECE)) attend_load16(to, q + p * S::PIECE + dim);
-        }
+    row += threadIdx.x / (HD / 8);
+    q[0] = q[1] = q[2] = q[3] = 0;
+    if (threadIdx.x < HD && row < u->rows) attend_load16(q, u->q + attend_row_head(u, row) * HD + threadIdx.x % (HD / 8) * 8);
+}
+template <int HD> static __device__ __forceinline__ void attend_put_q(attend_queries<HD> *to, const uint32_t q[4])
+{
+    if (threadIdx.x < HD) to->q[threadIdx.x / (HD / 8)][threadIdx.x % (HD / 8)] = make_uint4(q[0], q[1], q[2], q[3]);
 }
 
 template <int HD, bool FP8> static __device__ __forceinline__ void attend_load_scales(attend_registers<HD, FP8> *r, const struct attend_unit *u)
 {
-    if (!FP8 || !attend_sees(u)) return;
+    if (!FP8 || !attend_page(u)) return;
     const uint8_t *scales = attend_page(u) + 2 * CUDA_PAGE_TOKENS * HD + threadIdx.x % 32 * 4;
     attend_load_float(&r->k_scale, scales);
     attend_load_float(&r->v_scale, scales + CUDA_PAGE_TOKENS * 4);
@@ -190,17 +200,24 @@ template <bool FP8> static __device__ __forceinline__ void attend_eight(uint32_t
 }
 
 /* Adds what a piece of K gives to the raw scores of eight rows: c[n] of row g, positions 8t + 2n, 8t + 2n + 1. */
-template <int HD, bool FP8> static __device__ __forceinline__ void attend_scores(const uint32_t *k, const uint32_t *q, float c[4][4])
+template <int HD, bool FP8>
+static __device__ __forceinline__ void attend_scores(const uint32_t *k, const attend_queries<HD> *queries, int piece, float c[4][4])
 {
     typedef attend_shape<HD, FP8> S;
+    int lane = threadIdx.x % 32;
+    const uint4 *q = queries->q[lane / 4] + piece * S::PIECE / 8 + lane % 4 * (S::CHUNK / 8);
 #pragma unroll
-    for (int i = 0; i < S::Q_ALL / 4; i++)
+    for (int b = 0; b < S::BLOCKS; b++)
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
-            uint32_t b[4];
-            attend_eight<FP8>(b, k + (i / (S::CHUNK / 8) * 4 + n) * S::WORDS + i % (S::CHUNK / 8) * 2);
-            attend_mma(c[n], q[i * 4], 0, q[i * 4 + 1], 0, b[0], b[1]);
-            attend_mma(c[n], q[i * 4 + 2], 0, q[i * 4 + 3], 0, b[2], b[3]);
+        for (int i = 0; i < S::CHUNK / 8; i++) {
+            uint4 a = q[b * 4 * (S::CHUNK / 8) + i];
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                uint32_t w[4];
+                attend_eight<FP8>(w, k + (b * 4 + n) * S::WORDS + i * 2);
+                attend_mma(c[n], a.x, 0, a.y, 0, w[0], w[1]);
+                attend_mma(c[n], a.z, 0, a.w, 0, w[2], w[3]);
+            }
         }
 }
 
@@ -221,12 +238,17 @@ static __device__ __forceinline__ float2 attend_softmax(const struct attend_unit
     float x[8], v_scale[FP8 ? 8 : 1], most = ATTEND_NONE, sum = 0;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        float v = c[i / 2][i % 2], weight;
-        if constexpr (FP8) v *= __shfl_sync(~0u, r->k_scale, t * 8 + i);
-        if (u->softcap > 0) v = attend_cap(v, u->softcap);
+        x[i] = c[i / 2][i % 2];
+        if constexpr (FP8) x[i] *= __shfl_sync(~0u, r->k_scale, t * 8 + i);
+    }
+    if (u->softcap > 0)
+#pragma unroll
+        for (int i = 0; i < 8; i++) x[i] = attend_cap(x[i], u->softcap);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
         bool seen = i >= low && i <= high;
-        x[i] = seen ? v * ATTEND_LOG2E : -INFINITY;
-        weight = x[i];
+        x[i] = seen ? x[i] * ATTEND_LOG2E : -INFINITY;
+        float weight = x[i];
         if constexpr (FP8) {
             v_scale[i] = __shfl_sync(~0u, r->v_scale, t * 8 + i);
             weight += attend_log2(v_scale[i]);
@@ -286,7 +308,7 @@ static __device__ __forceinline__ void attend_values(const struct attend_unit *u
 
 /* ---- the sum ---- */
 
-/* A warp, after a barrier: its row of a piece. The lane's dims 4 lane …; maximum and sum. */
+/* A warp, after a barrier: its row of a piece. The lane's dims 4 lane …; maximum (rounded up) and sum. */
 template <int HD>
 static __device__ __forceinline__ float2 attend_fold(const attend_meeting<HD> *m, unsigned seen, float o[4])
 {
@@ -296,6 +318,7 @@ static __device__ __forceinline__ float2 attend_fold(const attend_meeting<HD> *m
 #pragma unroll
     for (int p = 0; p < ATTEND_PAGES; p++)
         if (seen >> p & 1) most = fmaxf(most, m->ml[p][row].x);
+    most = ceilf(most);
 #pragma unroll
     for (int p = 0; p < ATTEND_PAGES; p++) {
         if (!(seen >> p & 1)) continue;
@@ -311,6 +334,36 @@ static __device__ __forceinline__ float2 attend_fold(const attend_meeting<HD> *m
     return make_float2(most, sum);
 }
 
+/* 2^x of a whole number x ≤ 0, exactly. */
+static __device__ __forceinline__ float attend_power(float x)
+{
+    return x < -126 ? 0 : __int_as_float((127 + (int)x) << 23);
+}
+
+/* A row's sum over the splits of a group so far. */
+template <int HD> struct attend_running {
+    float o[HD <= 128 ? 1 : HD / 128][4]; /* dims as in attend_fold */
+    float2 ml;
+};
+
+/* Adds the next split's piece, after which it is in o and the maximum and sum are what is returned; they are kept with the last
+ * piece. */
+template <int HD>
+static __device__ __forceinline__ float2 attend_run_on(attend_running<HD> *r, bool first, int piece, float2 ml, float o[4])
+{
+    constexpr int PIECES = HD <= 128 ? 1 : HD / 128;
+    if (!first) {
+        float most = fmaxf(r->ml.x, ml.x), keep = attend_power(r->ml.x - most), take = attend_power(ml.x - most);
+#pragma unroll
+        for (int i = 0; i < 4; i++) o[i] = fmaf(take, o[i], r->o[piece][i] * keep);
+        ml = make_float2(most, fmaf(take, ml.y, r->ml.y * keep));
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) r->o[piece][i] = o[i];
+    if (piece == PIECES - 1) r->ml = ml;
+    return ml;
+}
+
 /* Four neighbouring values of the output, F16 or BF16. */
 static __device__ __forceinline__ void attend_store(uint16_t *out, bool bf16, const float x[4])
 {
@@ -322,7 +375,8 @@ static __device__ __forceinline__ void attend_store(uint16_t *out, bool bf16, co
 
 /* ---- joining the splits of a row ---- */
 
-/* A row's splits: number i of the run (i = first …) left ml[(i - first) × stride] and head_dim sums at o[…]. */
+/* A row's splits: number i of the run (i = first …) left ml[(i - first) × stride] and head_dim sums at o[…]; with a sum of 0, no o:
+ * a later split's has it. */
 struct attend_splits {
     const float2 *ml;
     const float *o;
@@ -345,44 +399,69 @@ template <int HD> struct attend_sum {
     float l;
 };
 
-/* A warp: the sum of the splits with index % 4 == part, in their order. */
+/* A warp: adds a group's splits in their order, then the whole to `sum`. */
+template <int HD>
+static __device__ __forceinline__ void attend_gather_group(const struct attend_splits *p, int group, float most, attend_sum<HD> *sum)
+{
+    constexpr int PIECES = (HD + 127) / 128;
+    int lane = threadIdx.x % 32;
+    float l = 0, o[PIECES][4] = {};
+#pragma unroll 4
+    for (int i = 0; i < ATTEND_GROUP; i++) {
+        int64_t at = group * ATTEND_GROUP + i - p->first;
+        if (at < 0 || at >= p->count) continue;
+        float2 ml = __ldcg(&p->ml[at * p->stride]);
+        float w = attend_power(ml.x - most);
+        l = fmaf(w, ml.y, l);
+#pragma unroll
+        for (int j = 0; j < PIECES; j++) {
+            float4 c = make_float4(0, 0, 0, 0);
+            if (ml.y != 0 && j * 128 + lane * 4 < HD) c = __ldcg((const float4 *)(p->o + at * p->stride * HD + j * 128 + lane * 4));
+            o[j][0] = fmaf(w, c.x, o[j][0]);
+            o[j][1] = fmaf(w, c.y, o[j][1]);
+            o[j][2] = fmaf(w, c.z, o[j][2]);
+            o[j][3] = fmaf(w, c.w, o[j][3]);
+        }
+    }
+    sum->l += l;
+#pragma unroll
+    for (int j = 0; j < PIECES; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum->o[j][i] += o[j][i];
+}
+
+/* A warp: the sum of the groups with index % 4 == part. */
 template <int HD>
 static __device__ __forceinline__ void attend_gather(const struct attend_splits *p, int part, float most, attend_sum<HD> *sum)
 {
-    int lane = threadIdx.x % 32;
+    int group = p->first / ATTEND_GROUP;
     sum->l = 0;
 #pragma unroll
     for (int j = 0; j < (HD + 127) / 128; j++) sum->o[j][0] = sum->o[j][1] = sum->o[j][2] = sum->o[j][3] = 0;
-#pragma unroll 4
-    for (int i = (part + ATTEND_PARTS - p->first % ATTEND_PARTS) % ATTEND_PARTS; i < p->count; i += ATTEND_PARTS) {
-        float2 ml = __ldcg(&p->ml[i * p->stride]);
-        float w = attend_exp2(ml.x - most);
-        sum->l += w * ml.y;
-#pragma unroll
-        for (int j = 0; j < (HD + 127) / 128; j++) {
-            if (j * 128 + lane * 4 >= HD) continue;
-            float4 o = __ldcg((const float4 *)(p->o + i * p->stride * HD + j * 128 + lane * 4));
-            sum->o[j][0] += w * o.x;
-            sum->o[j][1] += w * o.y;
-            sum->o[j][2] += w * o.z;
-            sum->o[j][3] += w * o.w;
-        }
-    }
+    for (group += (part + ATTEND_PARTS - group % ATTEND_PARTS) % ATTEND_PARTS; group * ATTEND_GROUP < p->first + p->count; group += ATTEND_PARTS)
+        attend_gather_group<HD>(p, group, most, sum);
 }
 
-/* The four parts joined and divided: `lanes` steps from a part to the next. Lane's dims of out (head_dim), F16 or BF16. */
-template <int HD>
-static __device__ __forceinline__ void attend_join(const attend_sum<HD> part[ATTEND_PARTS], bool bf16, uint16_t *out)
+template <int HD> static __device__ __forceinline__ void attend_add(attend_sum<HD> *a, const attend_sum<HD> *b)
+{
+    a->l += b->l;
+#pragma unroll
+    for (int j = 0; j < (HD + 127) / 128; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) a->o[j][i] += b->o[j][i];
+}
+
+/* (part 0 + part 1) + (part 2 + part 3), divided: the lane's dims of out (head_dim), F16 or BF16. */
+template <int HD> static __device__ __forceinline__ void attend_divide(const attend_sum<HD> *sum, bool bf16, uint16_t *out)
 {
     int lane = threadIdx.x % 32;
-    float scale = 1 / ((part[0].l + part[1].l) + (part[2].l + part[3].l));
+    float scale = 1 / sum->l;
 #pragma unroll
     for (int j = 0; j < (HD + 127) / 128; j++) {
         if (j * 128 + lane * 4 >= HD) continue;
         float x[4];
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            x[i] = ((part[0].o[j][i] + part[1].o[j][i]) + (part[2].o[j][i] + part[3].o[j][i])) * scale;
+        for (int i = 0; i < 4; i++) x[i] = sum->o[j][i] * scale;
         attend_store(out + j * 128 + lane * 4, bf16, x);
     }
 }
@@ -390,11 +469,16 @@ static __device__ __forceinline__ void attend_join(const attend_sum<HD> part[ATT
 /* A warp: one row from its splits. */
 template <int HD> static __device__ __forceinline__ void attend_merge(const struct attend_splits *p, bool bf16, uint16_t *out)
 {
-    attend_sum<HD> part[ATTEND_PARTS];
+    attend_sum<HD> all, two, one;
     float most = attend_highest(p);
-#pragma unroll
-    for (int i = 0; i < ATTEND_PARTS; i++) attend_gather<HD>(p, i, most, &part[i]);
-    attend_join<HD>(part, bf16, out);
+    attend_gather<HD>(p, 0, most, &all);
+    attend_gather<HD>(p, 1, most, &one);
+    attend_add(&all, &one);
+    attend_gather<HD>(p, 2, most, &two);
+    attend_gather<HD>(p, 3, most, &one);
+    attend_add(&two, &one);
+    attend_add(&all, &two);
+    attend_divide(&all, bf16, out);
 }
 
 #endif

@@ -184,7 +184,6 @@ struct need {
     int chunk_rows, tile_rows;
     int chunks, tiles, rows; /* rows: of the largest chunk */
     int splits;              /* of a chunk, at most */
-    int chunks_at_once;      /* so many have room for their splits' sums */
 };
 
 static int splits_most(const struct attention_layer *l, const struct columns *c, int chunk_columns)
@@ -213,15 +212,17 @@ static struct need need_of(const struct attention *a, const struct attention_lay
     }
     if (n.rows > n.chunk_rows) n.rows = n.chunk_rows;
     n.splits = splits_most(l, c, divide_up(n.chunk_rows, group));
-    n.chunks_at_once = n.chunks > 0 ? (int)(a->partial_bytes / (n.splits * n.rows * partial_row_bytes(&a->options))) : 1;
     return n;
 }
 
+/* Decode, as many chunks at a time as the splits' sums have room for. */
 static cudaError_t run_decode(const struct attention *a, const struct attention_call *c, const struct need *n, cudaStream_t stream)
 {
+    int64_t chunk_bytes = n->splits * n->rows * partial_row_bytes(&a->options);
+    int step = (int)(a->partial_bytes / chunk_bytes);
     cudaError_t status = cudaSuccess;
-    for (int first = 0, end; first < n->chunks && status == cudaSuccess; first = end) {
-        end = n->chunks - first < n->chunks_at_once ? n->chunks : first + n->chunks_at_once;
+    for (int first = 0; first < n->chunks && status == cudaSuccess; first += step) {
+        int end = n->chunks - first < step ? n->chunks : first + step;
         status = decode_launch(a, c, first, end, n->splits, n->rows, stream);
     }
     return status;
@@ -235,7 +236,7 @@ enum err_code attention_run(struct attention *a, const struct attention_layer *l
     struct need n = need_of(a, l, kv, columns);
     struct attention_call call = {*l, *kv, *columns, a->q, (uint16_t *)out, form == FORM_BF16, l->heads / l->kv_heads};
     bool fast = decode_has(l->head_dim);
-    struct planner planner = {a->plan, n.chunk_rows, n.tile_rows, n.decode_columns_max, call.group, l->window, l->sparse_pages, n.chunks_at_once};
+    struct planner planner = {a->plan, n.chunk_rows, n.tile_rows, n.decode_columns_max, call.group, l->window, l->sparse_pages};
     code = cuda_check(place_launch(a, &call, &planner, qkv, ldqkv, stream), "attention: place", e);
     if (!code && !fast) return cuda_check(general_launch(&call, stream), "attention: general", e);
     if (!code && l->sparse_pages > 0) code = cuda_check(sparse_launch(a, &call, n.decode_columns_max, stream), "attention: sparse", e);

@@ -46,63 +46,9 @@ static __device__ struct counts plan_run(const struct planner *p, const struct b
     return n;
 }
 
-/* Of a chunk's splits, [first, end) have all their pages. */
-static __device__ void whole_splits(const struct planner *p, const struct chunk *c, int *first, int *end)
-{
-    int position = c->position + c->row0 / p->group, last = c->position + (c->row0 + c->rows - 1) / p->group;
-    *first = p->sparse_pages == 0 && first_seen(p->window, position) / CUDA_PAGE_TOKENS > c->split0 * ATTEND_PAGES;
-    *end = p->sparse_pages > 0 ? pages_read(p->window, p->sparse_pages, last) / ATTEND_PAGES
-                               : (last / CUDA_PAGE_TOKENS + 1) / ATTEND_PAGES - c->split0;
-    if (*end < *first) *end = *first;
-}
-
-/* A chunk's entries: whole splits from whole_at on, the others from part_at on. */
-struct spread {
-    int chunk, splits, first, end, whole_at, part_at;
-};
-
-/* A warp: the entries of lane `lane`'s chunk. */
-static __device__ void write_entries(const struct plan *plan, int lane, struct spread x)
-{
-    x.chunk = __shfl_sync(~0u, x.chunk, lane);
-    x.splits = __shfl_sync(~0u, x.splits, lane);
-    x.first = __shfl_sync(~0u, x.first, lane);
-    x.end = __shfl_sync(~0u, x.end, lane);
-    x.whole_at = __shfl_sync(~0u, x.whole_at, lane);
-    x.part_at = __shfl_sync(~0u, x.part_at, lane);
-    for (int s = threadIdx.x % 32; s < x.splits; s += 32) {
-        int at = s < x.first ? x.part_at + s : s < x.end ? x.whole_at + s - x.first : x.part_at + s - (x.end - x.first);
-        plan->entry[at] = x.chunk << SPLIT_BITS | s;
-    }
-}
-
-/* The entries of chunks [begin, end): those of whole splits come first, so that blocks, who take them in turns, are done at about
- * the same time. */
-static __device__ void order_entries(const struct planner *p, int begin, int end)
-{
-    int entry0 = p->plan.chunk[begin].entry, all = 0, before = 0, total;
-    for (int pass = end - begin > PLACE_THREADS ? 0 : 1; pass < 2; pass++)
-        for (int base = begin; base < end; base += PLACE_THREADS) {
-            struct spread x = {base + (int)threadIdx.x};
-            struct chunk c = {};
-            if (x.chunk < end) {
-                c = p->plan.chunk[x.chunk];
-                whole_splits(p, &c, &x.first, &x.end);
-            }
-            int wholes = before + block_scan<PLACE_THREADS>(x.end - x.first, &total);
-            if (pass == 0 || end - begin <= PLACE_THREADS) all += total;
-            if (pass == 0) continue;
-            x.splits = c.splits;
-            x.whole_at = entry0 + wholes;
-            x.part_at = c.entry + all - wholes;
-            for (int lane = 0, first = x.chunk - (int)threadIdx.x % 32; lane < 32 && first + lane < end; lane++)
-                write_entries(&p->plan, lane, x);
-            before += total;
-        }
-}
-
 static __device__ void make_plan(const struct planner *p, const struct columns *columns)
 {
+    const struct plan *plan = &p->plan;
     struct counts all = {0, 0, 0};
     for (int base = 0; base < columns->runs; base += PLACE_THREADS) {
         int run = base + threadIdx.x;
@@ -117,8 +63,10 @@ static __device__ void make_plan(const struct planner *p, const struct columns *
         all.tiles += sum.tiles;
     }
     __syncthreads();
-    for (int i = 0; i < all.chunks; i += p->chunks_at_once) order_entries(p, i, min(all.chunks, i + p->chunks_at_once));
-    if (threadIdx.x == 0) *p->plan.counts = all;
+    for (int i = threadIdx.x / 32; i < all.chunks; i += PLACE_THREADS / 32)
+        for (int s = threadIdx.x % 32; s < plan->chunk[i].splits; s += 32)
+            plan->entry[plan->chunk[i].entry + s] = i << SPLIT_BITS | s;
+    if (threadIdx.x == 0) *plan->counts = all;
 }
 
 /* ---- one head of one column, by a warp ---- */

@@ -51,7 +51,6 @@ struct planner {
     struct plan plan;
     int chunk_rows, tile_rows, decode_columns_max;
     int group, window, sparse_pages;
-    int chunks_at_once; /* of a launch of decode */
 };
 
 struct attention {
