@@ -210,7 +210,8 @@ static void deal_step(struct step *s, int runs, int count, int context, bool mix
     free(pages);
 }
 
-static void step_open(struct step *s, struct shape shape, int runs, int count, int context, bool mixed, int sparse, int layers, int cols_max)
+static void step_open(struct step *s, struct shape shape, int runs, int count, int context, bool mixed, int sparse, int layers,
+                      int cols_max)
 {
     memset(s, 0, sizeof *s);
     s->shape = shape;
@@ -393,10 +394,11 @@ int main(int argc, char **argv)
         decode_row(strcmp(argv[4], "fp8") == 0 ? large8 : large, atoi(argv[1]), atoi(argv[2]), atoi(argv[3]), false, 0);
         return 0;
     }
-    static const int STREAMS[][4] = {{1, 1, 32},      {1, 1, 2048},    {1, 1, 8192},    {1, 1, 32768},   {1, 1, 131072}, {1, 4, 32768}, {1, 8, 32768},
-                                     {1, 32, 8192},   {8, 1, 128},     {8, 1, 2048},    {8, 1, 8192},    {64, 1, 32},    {64, 1, 128},  {64, 1, 512},
-                                     {64, 1, 2048},   {64, 1, 2049},   {64, 1, 8192},   {64, 1, 4096, 1}, {64, 4, 2048}, {160, 1, 128}, {160, 1, 2048},
-                                     {160, 1, 4096, 1}};
+    static const int STREAMS[][4] = {/* streams, columns of each, positions, mixed */
+                                     {1, 1, 32},     {1, 1, 2048},   {1, 1, 8192},   {1, 1, 32768},     {1, 1, 131072}, {1, 4, 32768},
+                                     {1, 8, 32768},  {1, 32, 8192},  {8, 1, 128},    {8, 1, 2048},      {8, 1, 8192},   {64, 1, 32},
+                                     {64, 1, 128},   {64, 1, 512},   {64, 1, 2048},  {64, 1, 2049},     {64, 1, 8192},  {64, 1, 4096, 1},
+                                     {64, 4, 2048},  {160, 1, 128},  {160, 1, 2048}, {160, 1, 4096, 1}};
     for (const int *r : STREAMS)
         for (int fp8 = 0; fp8 < 2; fp8++) decode_row(fp8 ? large8 : large, r[0], r[1], r[2], r[3] != 0, 0);
     decode_row(small, 1, 1, 32768, false, 0);

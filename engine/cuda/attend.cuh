@@ -177,7 +177,8 @@ template <int HD> static __device__ __forceinline__ void attend_put_q(attend_que
     if (threadIdx.x < HD) to->q[threadIdx.x / (HD / 8)][threadIdx.x % (HD / 8)] = make_uint4(q[0], q[1], q[2], q[3]);
 }
 
-template <int HD, bool FP8> static __device__ __forceinline__ void attend_load_scales(attend_registers<HD, FP8> *r, const struct attend_unit *u)
+template <int HD, bool FP8>
+static __device__ __forceinline__ void attend_load_scales(attend_registers<HD, FP8> *r, const struct attend_unit *u)
 {
     if (!FP8 || !attend_page(u)) return;
     const uint8_t *scales = attend_page(u) + 2 * CUDA_PAGE_TOKENS * HD + threadIdx.x % 32 * 4;
@@ -230,8 +231,8 @@ static __device__ __forceinline__ float attend_cap(float x, float cap)
 /* A row's softmax within the page, over four lanes of eight positions each: leaves P; maximum and sum are returned.
  * FP8: P holds V's scales. So that it keeps its precision whatever they are, they count in the maximum too. */
 template <int HD, bool FP8>
-static __device__ __forceinline__ float2 attend_softmax(const struct attend_unit *u, const attend_registers<HD, FP8> *r, const float c[4][4], int row,
-                                                        uint32_t p[4])
+static __device__ __forceinline__ float2 attend_softmax(const struct attend_unit *u, const attend_registers<HD, FP8> *r, const float c[4][4],
+                                                        int row, uint32_t p[4])
 {
     int lane = threadIdx.x % 32, t = lane % 4, base = u->logical[threadIdx.x / 32] * CUDA_PAGE_TOKENS + t * 8;
     int position = attend_row_position(u, row + lane / 4), low = attend_first(u, position) - base, high = position - base;
@@ -438,7 +439,8 @@ static __device__ __forceinline__ void attend_gather(const struct attend_splits 
     sum->l = 0;
 #pragma unroll
     for (int j = 0; j < (HD + 127) / 128; j++) sum->o[j][0] = sum->o[j][1] = sum->o[j][2] = sum->o[j][3] = 0;
-    for (group += (part + ATTEND_PARTS - group % ATTEND_PARTS) % ATTEND_PARTS; group * ATTEND_GROUP < p->first + p->count; group += ATTEND_PARTS)
+    group += (part + ATTEND_PARTS - group % ATTEND_PARTS) % ATTEND_PARTS;
+    for (; group * ATTEND_GROUP < p->first + p->count; group += ATTEND_PARTS)
         attend_gather_group<HD>(p, group, most, sum);
 }
 

@@ -71,7 +71,8 @@ static __device__ __forceinline__ void put(const struct asked *x)
     __syncwarp();
 }
 
-static __device__ __forceinline__ void find_entry(const struct decode_args *a, const struct share *l, struct finder *f, int unit, struct asked *x)
+static __device__ __forceinline__ void find_entry(const struct decode_args *a, const struct share *l, struct finder *f, int unit,
+                                                  struct asked *x)
 {
     __syncwarp();
     if (threadIdx.x % ATTEND_PAGES) return;
@@ -84,7 +85,8 @@ static __device__ __forceinline__ void find_chunk(const struct decode_args *a, c
     if (f->unit < l->end) ask(x, (int32_t *)&f->chunk + i, (const int32_t *)(a->plan.chunk + (f->packed >> SPLIT_BITS)) + i);
 }
 /* The split's part of the column's list of pages: sparse. */
-static __device__ __forceinline__ const int32_t *list_of(const struct decode_args *a, const struct finder *f, int kv_head, int split, int *count)
+static __device__ __forceinline__ const int32_t *list_of(const struct decode_args *a, const struct finder *f, int kv_head, int split,
+                                                         int *count)
 {
     int column = f->chunk.first + f->chunk.row0 / a->call.group, position = f->chunk.position + f->chunk.row0 / a->call.group;
     *count = min(ATTEND_PAGES, pages_read(a->call.layer.window, a->call.layer.sparse_pages, position) - split * ATTEND_PAGES);
@@ -119,8 +121,8 @@ static __device__ __forceinline__ void find_end(const struct decode_args *a, con
 {
     int begin = f->unit - f->split, end = begin + f->chunk.splits; /* the chunk's head's units */
     int place = (f->chunk.split0 + f->split) % ATTEND_GROUP, first = f->split < place ? begin : f->unit - place;
-    bool mine = begin >= l->begin && end <= l->end, one = f->chunk.split0 / ATTEND_GROUP == (f->chunk.split0 + f->chunk.splits - 1) / ATTEND_GROUP;
-    bool last = f->unit + 1 == min(end, l->end);
+    bool mine = begin >= l->begin && end <= l->end, last = f->unit + 1 == min(end, l->end);
+    bool one = f->chunk.split0 / ATTEND_GROUP == (f->chunk.split0 + f->chunk.splits - 1) / ATTEND_GROUP;
     j->runs = f->chunk.rows <= ATTEND_ROWS && first >= l->begin;
     j->opens = f->unit == first;
     j->closes = last || place == ATTEND_GROUP - 1;
@@ -159,7 +161,8 @@ static __device__ __forceinline__ void find_done(const struct decode_args *a, co
 }
 
 /* A warp: one step of four for the units from `unit` on. */
-static __device__ __forceinline__ void find_step(const struct decode_args *a, const struct share *l, int step, struct finder *f, int unit, struct asked *x)
+static __device__ __forceinline__ void find_step(const struct decode_args *a, const struct share *l, int step, struct finder *f, int unit,
+                                                 struct asked *x)
 {
     int ahead = threadIdx.x % 32 / ATTEND_PAGES;
     x->to = ASKED_NOTHING;
@@ -171,7 +174,8 @@ static __device__ __forceinline__ void find_step(const struct decode_args *a, co
     }
 }
 /* A warp: the four jobs from the block's unit k on, one step after another. */
-static __device__ __forceinline__ void find_four(const struct decode_args *a, const struct share *l, int k, struct finder *f, struct job *jobs)
+static __device__ __forceinline__ void find_four(const struct decode_args *a, const struct share *l, int k, struct finder *f,
+                                                 struct job *jobs)
 {
     for (int step = 0; step < 4; step++) {
         struct asked x;
@@ -350,13 +354,15 @@ static __global__ void __launch_bounds__(ATTEND_THREADS, (blocks_wanted<HD, FP8>
     attend_load_scales(&r, &jobs[0].unit);
     attend_load(&r, &jobs[0].unit, 1);
     attend_put_q(&space->queries[0], q);
-    if (threadIdx.x < 2 * ATTEND_ROWS * 4) space->queries[threadIdx.x % 2].q[threadIdx.x / 8][HD / 8 + threadIdx.x / 2 % 4] = make_uint4(0, 0, 0, 0);
+    if (threadIdx.x < 2 * ATTEND_ROWS * 4)
+        space->queries[threadIdx.x % 2].q[threadIdx.x / 8][HD / 8 + threadIdx.x / 2 % 4] = make_uint4(0, 0, 0, 0);
     __syncthreads();
     for (int k = 0; k < units; k++) {
         const struct job *j = &jobs[k % JOBS];
         const struct attend_unit *next = k + 1 < units ? &jobs[(k + 1) % JOBS].unit : NULL;
         struct search search = {&l, finders, jobs, k};
-        for (int row = 0; row < j->unit.rows; row += ATTEND_ROWS) work<HD, FP8>(&a, j, next, row, &r, space, &turn, &running[threadIdx.x], &search);
+        for (int row = 0; row < j->unit.rows; row += ATTEND_ROWS)
+            work<HD, FP8>(&a, j, next, row, &r, space, &turn, &running[threadIdx.x], &search);
         if (j->counts > 0 && is_last(&a, j)) join_rows<HD>(&a, j, l.entry0);
     }
 }
@@ -390,7 +396,10 @@ struct decode_kernel {
 };
 #define KERNEL(n)                                                                                                                \
     {                                                                                                                            \
-        n, {decode<n, false>, decode<n, true>}, join<n>, (int)sizeof(room<n>), { blocks_wanted<n, false>, blocks_wanted<n, true> } \
+        n, {decode<n, false>, decode<n, true>}, join<n>, (int)sizeof(room<n>),                                                   \
+        {                                                                                                                        \
+            blocks_wanted<n, false>, blocks_wanted<n, true>                                                                      \
+        }                                                                                                                        \
     }
 static const struct decode_kernel KERNELS[] = {KERNEL(64), KERNEL(80), KERNEL(96), KERNEL(128), KERNEL(256)};
 enum { BESIDE = 16384 /* shared memory that is not asked for at the launch */ };

@@ -851,8 +851,10 @@ static void run_streams(bool quick)
             s.fp8 = s.varied = mode & 1;
             s.window = mode & 2 ? i % 2 ? 40 : 300 : 0;
             s.softcap = i == 3 ? 20.0f : 0;
-            for (int r = 0; r < (quick ? 14 : (int)(sizeof PAST / sizeof *PAST)); r++) add(&s, PAST[(r * 5 + i) % (int)(sizeof PAST / sizeof *PAST)], 1);
-            snprintf(name, sizeof name, "streams: %d heads of %d over %d, %s, window %d", s.heads, s.head_dim, s.kv_heads, s.fp8 ? "fp8" : "f16", s.window);
+            int all = (int)(sizeof PAST / sizeof *PAST);
+            for (int r = 0; r < (quick ? 14 : all); r++) add(&s, PAST[(r * 5 + i) % all], 1);
+            snprintf(name, sizeof name, "streams: %d heads of %d over %d, %s, window %d", s.heads, s.head_dim, s.kv_heads,
+                     s.fp8 ? "fp8" : "f16", s.window);
             run_case(&s);
         }
 }
