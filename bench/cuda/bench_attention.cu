@@ -1,6 +1,10 @@
 /* Attention on the GPU, beside what the card can do: bytes of K and V a second against a plain read of memory, and arithmetic
  * against a loop of nothing but the same tensor core instruction. Prints one table.
  *
+ *   bench_attention          everything
+ *   bench_attention decode   one step of many streams alone
+ *   bench_attention 64 1 2048 fp8   one figure: streams, columns of each, positions, pages
+ *
  * A figure is the time of whole attention_run calls (placing, sums, joining), captured in a graph that goes over so many
  * layers of a cache that none is found in the second-level cache again. */
 #include "engine/cuda/attend_ptx.cuh"
@@ -24,7 +28,7 @@ static void *take(int64_t bytes)
 
 /* ---- random data, made on the device ---- */
 
-static __device__ uint32_t hash(uint64_t i)
+static __host__ __device__ uint32_t hash(uint64_t i)
 {
     i = (i + 0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u;
     i = (i ^ i >> 31) * 0x94d049bb133111ebu;
@@ -160,7 +164,7 @@ struct step {
     struct attention *attention;
     struct batch_run *runs;
     float *qkv;
-    int64_t ldqkv;
+    int64_t ldqkv, seen; /* positions, of all runs */
     void *out;
 };
 
@@ -171,19 +175,21 @@ static void *upload(const void *from, int64_t bytes)
     return p;
 }
 
-/* Runs of `count` columns that end at `context`; pages in scattered order. */
-static void deal_step(struct step *s, int runs, int count, int context)
+/* Runs of `count` columns that end at `context` (mixed: anywhere from 1/16 of it on); pages in scattered order. */
+static void deal_step(struct step *s, int runs, int count, int context, bool mixed)
 {
     int cols = runs * count, stride = (context + CUDA_PAGE_TOKENS - 1) / CUDA_PAGE_TOKENS;
     int32_t *position = (int32_t *)malloc((size_t)cols * 8), *run_of = position + cols, *pages = (int32_t *)malloc((size_t)(runs * stride) * 4);
     s->runs = (struct batch_run *)calloc((size_t)runs, sizeof *s->runs);
     s->kv.pages = runs * stride;
     for (int r = 0; r < runs; r++) {
+        int end = mixed ? context / 16 + (int)(hash((uint64_t)r) % (uint32_t)(context - context / 16)) + 1 : context;
+        s->seen += end;
         s->runs[r].first = r * count;
         s->runs[r].count = count;
-        s->runs[r].position = context - count;
+        s->runs[r].position = end - count;
         for (int i = 0; i < count; i++) {
-            position[r * count + i] = context - count + i;
+            position[r * count + i] = end - count + i;
             run_of[r * count + i] = r;
         }
     }
@@ -204,11 +210,12 @@ static void deal_step(struct step *s, int runs, int count, int context)
     free(pages);
 }
 
-static void step_open(struct step *s, struct shape shape, int runs, int count, int context, int sparse, int layers, int cols_max)
+static void step_open(struct step *s, struct shape shape, int runs, int count, int context, bool mixed, int sparse, int layers,
+                      int cols_max)
 {
     memset(s, 0, sizeof *s);
     s->shape = shape;
-    deal_step(s, runs, count, context);
+    deal_step(s, runs, count, context, mixed);
     int64_t layer_bytes = (int64_t)s->kv.pages * shape.kv_heads * kv_block_bytes(shape.head_dim, shape.fp8), enough = (int64_t)1 << 30;
     if (layers == 0) layers = (int)(enough / layer_bytes < 2 ? 2 : enough / layer_bytes > 32 ? 32 : enough / layer_bytes);
     s->kv = {(uint8_t *)take(layers * layer_bytes), layers, s->kv.pages, shape.kv_heads, shape.head_dim, shape.fp8};
@@ -263,13 +270,13 @@ static double time_step(struct step *s)
 
 /* ---- tables ---- */
 
-static void decode_row(struct shape shape, int runs, int count, int context, int sparse)
+static void decode_row(struct shape shape, int runs, int count, int context, bool mixed, int sparse)
 {
     struct step s;
-    step_open(&s, shape, runs, count, context, sparse, 0, 0);
-    double t = time_step(&s), bytes = (double)runs * context * shape.kv_heads * kv_block_bytes(shape.head_dim, shape.fp8) / CUDA_PAGE_TOKENS;
-    printf("decode  %3d x %d at %6d, %2d/%d heads of %3d, %s", runs, count, context, shape.heads, shape.kv_heads, shape.head_dim,
-           shape.fp8 ? "fp8" : "f16");
+    step_open(&s, shape, runs, count, context, mixed, sparse, 0, 0);
+    double t = time_step(&s), bytes = (double)s.seen * shape.kv_heads * kv_block_bytes(shape.head_dim, shape.fp8) / CUDA_PAGE_TOKENS;
+    printf("decode  %3d x %2d at %s%6d, %2d/%d heads of %3d, %s", runs, count, mixed ? "up to " : "", context, shape.heads, shape.kv_heads,
+           shape.head_dim, shape.fp8 ? "fp8" : "f16");
     if (sparse) printf(", %4d of %d pages: %8.1f us\n", sparse, context / CUDA_PAGE_TOKENS, t * 1e6);
     else printf(": %8.1f us  %6.0f GB/s  %3.0f %% of a plain read\n", t * 1e6, bytes / t / 1e9, bytes / t / read_rate * 100);
     step_close(&s);
@@ -278,7 +285,7 @@ static void decode_row(struct shape shape, int runs, int count, int context, int
 static void prefill_row(struct shape shape, int count, int context)
 {
     struct step s;
-    step_open(&s, shape, 1, count, context, 0, 2, 0);
+    step_open(&s, shape, 1, count, context, false, 0, 2, 0);
     double seen = (double)count * context - (double)count * (count - 1) / 2, t = time_step(&s);
     double work = 4.0 * shape.head_dim * shape.heads * seen;
     printf("prefill %5d columns to %6d, %2d/%d heads of %3d, %s: %8.2f ms  %4.0f TFLOP/s  %3.0f %% of mma alone\n", count, context, shape.heads,
@@ -310,7 +317,7 @@ static void sparse_error(struct shape shape, int context, int every)
 {
     enum { CHUNK = 2048 };
     struct step s;
-    step_open(&s, shape, 1, 1, context + 1, 64, 1, CHUNK);
+    step_open(&s, shape, 1, 1, context + 1, false, 64, 1, CHUNK);
     int n = shape.heads * shape.head_dim, none = shape.head_dim;
     float *query = random_floats(s.ldqkv, 1, 99), *flat = random_floats((int64_t)CHUNK * none, 0, 1), *ones = (float *)malloc((size_t)none * 4);
     for (int i = 0; i < none; i++) ones[i] = i < none / 2; /* no rotation: what is like the query stays so */
@@ -369,7 +376,7 @@ static void sparse_error(struct shape shape, int context, int every)
     step_close(&s);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     int devices = 0;
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
@@ -383,22 +390,30 @@ int main(void)
     measure_card(card.multiProcessorCount);
     printf("%s: plain read %.0f GB/s, mma.sync m16n8k16 alone %.0f TFLOP/s\n", card.name, read_rate / 1e9, mma_rate / 1e12);
     struct shape large = {128, 64, 8, false}, large8 = {128, 64, 8, true}, small = {64, 14, 2, false}, wide = {256, 8, 4, false};
-    static const int STREAMS[][3] = {{1, 1, 32}, {1, 1, 2048}, {1, 1, 8192}, {1, 1, 32768}, {1, 1, 131072}, {1, 4, 32768}, {1, 8, 32768}, {1, 32, 8192},
-                                     {8, 1, 8192}, {64, 1, 512}, {64, 1, 2048}, {64, 1, 8192}};
+    if (argc > 4) {
+        decode_row(strcmp(argv[4], "fp8") == 0 ? large8 : large, atoi(argv[1]), atoi(argv[2]), atoi(argv[3]), false, 0);
+        return 0;
+    }
+    static const int STREAMS[][4] = {/* streams, columns of each, positions, mixed */
+                                     {1, 1, 32},     {1, 1, 2048},   {1, 1, 8192},   {1, 1, 32768},     {1, 1, 131072}, {1, 4, 32768},
+                                     {1, 8, 32768},  {1, 32, 8192},  {8, 1, 128},    {8, 1, 2048},      {8, 1, 8192},   {64, 1, 32},
+                                     {64, 1, 128},   {64, 1, 512},   {64, 1, 2048},  {64, 1, 2049},     {64, 1, 8192},  {64, 1, 4096, 1},
+                                     {64, 4, 2048},  {160, 1, 128},  {160, 1, 2048}, {160, 1, 4096, 1}};
     for (const int *r : STREAMS)
-        for (int fp8 = 0; fp8 < 2; fp8++) decode_row(fp8 ? large8 : large, r[0], r[1], r[2], 0);
-    decode_row(small, 1, 1, 32768, 0);
-    decode_row(small, 64, 1, 2048, 0);
+        for (int fp8 = 0; fp8 < 2; fp8++) decode_row(fp8 ? large8 : large, r[0], r[1], r[2], r[3] != 0, 0);
+    decode_row(small, 1, 1, 32768, false, 0);
+    decode_row(small, 64, 1, 2048, false, 0);
     small.fp8 = true;
-    decode_row(small, 64, 1, 2048, 0);
-    decode_row(wide, 1, 1, 32768, 0);
-    decode_row(wide, 64, 1, 2048, 0);
+    decode_row(small, 64, 1, 2048, false, 0);
+    decode_row(wide, 1, 1, 32768, false, 0);
+    decode_row(wide, 64, 1, 2048, false, 0);
     wide.fp8 = true;
-    decode_row(wide, 64, 1, 2048, 0);
-    for (int pages = 32; pages <= 512; pages *= 2) decode_row(large, 1, 1, 32768, pages);
-    decode_row(large8, 1, 1, 32768, 128);
-    decode_row(large, 16, 1, 32768, 128);
-    decode_row(large, 16, 1, 32768, 0);
+    decode_row(wide, 64, 1, 2048, false, 0);
+    if (argc > 1 && strcmp(argv[1], "decode") == 0) return 0;
+    for (int pages = 32; pages <= 512; pages *= 2) decode_row(large, 1, 1, 32768, false, pages);
+    decode_row(large8, 1, 1, 32768, false, 128);
+    decode_row(large, 16, 1, 32768, false, 128);
+    decode_row(large, 16, 1, 32768, false, 0);
     prefill_row(large, 512, 512);
     prefill_row(large, 2048, 2048);
     prefill_row(large, 8192, 8192);

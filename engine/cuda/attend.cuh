@@ -1,11 +1,19 @@
 /* Decoding attention, one unit at a time: what a block of 256 threads does with up to 64 query rows of one run, one KV head
  * and one split of the positions (8 pages). Made to be called from any kernel.
  *
- *   scores    warp w reads the K page w of the split, 16 bytes a lane, straight into B fragments: the sums run over k in an
- *             order in which a lane's neighbouring bytes are what it must hold; Q is read in the same order.
- *             Softmax with the page's own maximum; P goes to shared memory.
- *   values    warp w owns the dims 8w .. 8w + 7 (and + 64 …) and reads them of all 8 pages of V, again as B fragments.
- *             Each page's product is scaled to the split's maximum and added in the order of the pages.
+ *   a page    warp w has page w of the split in registers, straight from memory: a lane's 8 or 16 neighbouring bytes are
+ *             what it must hold as fragments, for K because the sums run over k in an order that suits (Q is read in the same
+ *             order), for V because the positions do: the scores' tile n has as its columns 2t, 2t + 1 the positions
+ *             8t + 2n, 8t + 2n + 1, so that a lane's scores are of the eight positions whose V it reads, and P goes from the
+ *             first product to the second in registers. Softmax with the page's own maximum.
+ *   the sum   the eight pages' products meet in shared memory; warp w scales those of row w to the split's maximum and adds
+ *             them in the order of the pages.
+ *   splits    are added in the order of the positions, groups of 8 (2,048 positions) apart. A split's maximum is a whole
+ *             number of powers of two, so what it takes to bring two splits to one maximum is exact, and a sum that was kept
+ *             from split to split has the same bits as one that is made of all of them at the end.
+ *
+ * Eight rows at a time; a head of more than 128 goes in pieces. As soon as a piece has been used its registers are filled with
+ * the next one, of the block's next unit too, so that memory always has something to do.
  *
  * A row's result depends on its own position and pages alone: not on the rows, runs or blocks beside it, bit for bit.
  *
@@ -20,66 +28,77 @@ enum {
     ATTEND_THREADS = 256,
     ATTEND_PAGES = 8,                                    /* of a split; warp w takes page w */
     ATTEND_SPLIT = ATTEND_PAGES * CUDA_PAGE_TOKENS,      /* positions */
-    ATTEND_P_STRIDE = ATTEND_SPLIT + 32,                 /* halves: 64 bytes off, so that fragments meet no bank twice */
-    ATTEND_PARTS = 4                                     /* the sums over splits: by index % 4, then joined */
+    ATTEND_ROWS = 8,                                     /* worked on together */
+    ATTEND_GROUP = 8,                                    /* splits: from a multiple of 8 on */
+    ATTEND_PARTS = 4                                     /* the sums over groups: by index % 4, then joined */
 };
 #define ATTEND_NONE (-1e30f) /* the maximum of no positions */
-#define ATTEND_NOWHERE 0x3ffffff /* the place of a page that no row sees: past every position */
 #define ATTEND_LOG2E 1.44269504f
+#define ATTEND_NOWHERE 0x3ffffff /* the place of a page that no row sees: past every position */
 
 /* Stands in shared memory: what all threads share should not take registers from what each one reads. */
 struct attend_unit {
-    const uint8_t *blocks;  /* block(layer, page 0, KV head) of the cache */
-    int64_t page_bytes;     /* from a page's block to the next page's */
-    const int32_t *pages;   /* the run's page table */
-    const int32_t *list;    /* the pages of this unit, ascending, as places in the table; NULL: page0, page0 + 1, … */
-    int page0, count;       /* 1 ≤ count ≤ 8 */
+    const uint8_t *block[ATTEND_PAGES]; /* of its pages and its KV head in the cache; NULL: no row sees anything of it */
+    int logical[ATTEND_PAGES];          /* the pages' places in the run's table */
+    const __half *q;        /* the KV head's first query of the run's first column: bias, norm, rotation and scale are in it */
+    int heads;              /* from a column's query to the next one's */
     int row0, rows, group;  /* 1 ≤ rows ≤ attend_rows(head_dim) */
+    uint32_t group_inverse; /* attend_inverse(group) */
+    bool same_q;            /* the rows, no more than 8, are those of the block's unit before */
     int position;           /* of the run's first column */
     int window;             /* 0: all; else the last `window` positions are seen */
     float softcap;          /* 0: off */
-    float2 *ml;             /* (rows): maximum of log2(e) × score (FP8: + log2 of V's scale), sum of 2^(… - maximum) */
-    float *o;               /* (rows, head_dim): Σ 2^(… - maximum) × V */
-    /* What attend_find looks up. */
-    int logical[ATTEND_PAGES], page[ATTEND_PAGES]; /* the unit's pages, as places in the table and in the cache */
-    unsigned seen;                                 /* bit i: some row sees some of page i */
-    int tail, there;                               /* the last page seen, and how many of its positions are written */
+    unsigned seen;          /* bit i: block[i] is there */
+    int tail, there;        /* the last page seen, and how many of its positions are written */
 };
 
 template <int HD, bool FP8> struct attend_shape {
     static constexpr int ELEMENT = FP8 ? 1 : 2;                     /* bytes */
-    static constexpr int CHUNK = FP8 && HD % 64 == 0 ? 16 : 8;      /* dims that a lane loads at once */
+    static constexpr int PIECE = HD <= 128 ? HD : 128, PIECES = HD / PIECE; /* dims that registers hold at once */
+    static constexpr int CHUNK = FP8 && PIECE % 64 == 0 ? 16 : 8;   /* dims of K that a lane loads at once */
     static constexpr int WORDS = CHUNK * ELEMENT / 4;
-    static constexpr int BLOCKS = (HD + 4 * CHUNK - 1) / (4 * CHUNK); /* of 4 chunks; past the head's end: zeros */
-    static constexpr int LIVE = 4 * BLOCKS * WORDS <= 64 ? BLOCKS : 16 / WORDS; /* blocks of K in registers */
-    static constexpr int TILES = (HD + 63) / 64;                    /* of 8 dims that a warp owns */
-    static constexpr int V_WORDS = 2 * ELEMENT;
-    static constexpr int V_LIVE = 8 * TILES * V_WORDS <= 64 ? 8 : 64 / (TILES * V_WORDS); /* pages of V in registers */
-    static constexpr int ROWS = HD <= 128 ? 64 : 16;
-    static constexpr int Q_STRIDE = BLOCKS * 4 * CHUNK + (BLOCKS * 4 * CHUNK % 64 ? 0 : 32); /* halves */
-    static_assert(ROWS == 16 || LIVE == BLOCKS, "K is loaded once for all rows");
+    static constexpr int BLOCKS = (PIECE + 4 * CHUNK - 1) / (4 * CHUNK); /* of 4 chunks; past the head's end: zeros */
+    static constexpr int TILES = PIECE / 16;                        /* of 16 dims of V */
+    static constexpr int V_WORDS = 2 * ELEMENT;                     /* eight positions */
+    static constexpr int K_ALL = BLOCKS * 4 * WORDS, V_ALL = TILES * 2 * V_WORDS, ALL = K_ALL > V_ALL ? K_ALL : V_ALL;
+    static constexpr int STRIDE = PIECE + 4; /* floats: rows 8 banks off, so that fragments meet no bank twice */
+    static_assert(HD % PIECE == 0 && PIECE % 16 == 0 && STRIDE % 16 == 4, "dims are cut into even pieces");
 };
 
 static inline __host__ __device__ int attend_rows(int head_dim)
 {
-    return head_dim <= 128 ? 64 : 16;
-}
-/* The halves from a row of Q to the next; what is past head_dim must be zero. */
-static inline __host__ __device__ int attend_q_stride(int head_dim)
-{
-    int padded = (head_dim + 31) / 32 * 32;
-    return padded + (padded % 64 ? 0 : 32);
-}
-/* Shared memory for units of `rows` at most: not above 64 KiB. Q (rows rounded up to 16) stands first. */
-static inline __host__ __device__ int attend_shared_bytes(int head_dim, int rows)
-{
-    int padded = (rows + 15) / 16 * 16;
-    return padded * (attend_q_stride(head_dim) * 2 + ATTEND_P_STRIDE * 2 + 2 * ATTEND_PAGES * 4);
+    return head_dim <= 128 ? 64 : ATTEND_ROWS; /* pieces are not kept for another eight rows */
 }
 
+/* What the pages' sums meet in. */
+template <int HD> struct attend_meeting {
+    static constexpr int PIECE = HD <= 128 ? HD : 128;
+    float o[ATTEND_PAGES][ATTEND_ROWS][PIECE + 4];
+    float2 ml[ATTEND_PAGES][ATTEND_ROWS];
+};
+/* Eight queries; zeros past the head's end. */
+template <int HD> struct attend_queries {
+    uint4 q[ATTEND_ROWS][HD / 8 + 4];
+};
+
+/* For dividing by the group without a division: rows up to 2^32 / group. */
+static inline __host__ __device__ uint32_t attend_inverse(int group)
+{
+    return group > 1 ? 0xffffffffu / (uint32_t)group + 1 : 0;
+}
+static __device__ __forceinline__ int attend_column(const struct attend_unit *u, int row)
+{
+    return u->group_inverse ? (int)__umulhi((uint32_t)(u->row0 + row), u->group_inverse) : u->row0 + row;
+}
 static __device__ __forceinline__ int attend_row_position(const struct attend_unit *u, int row)
 {
-    return u->position + (u->row0 + row) / u->group;
+    return u->position + attend_column(u, row);
+}
+/* From u->q to the row's query, in heads. */
+static __device__ __forceinline__ int64_t attend_row_head(const struct attend_unit *u, int row)
+{
+    int column = attend_column(u, row);
+    return (int64_t)column * u->heads + u->row0 + row - column * u->group;
 }
 /* The first position that a column at `position` sees. */
 static __device__ __forceinline__ int attend_first(const struct attend_unit *u, int position)
@@ -87,189 +106,120 @@ static __device__ __forceinline__ int attend_first(const struct attend_unit *u, 
     return u->window > 0 && position >= u->window ? position - u->window + 1 : 0;
 }
 
-template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_load_k(uint32_t k[4][attend_shape<HD, FP8>::WORDS], const uint8_t *page, int block, bool seen)
-{
-    typedef attend_shape<HD, FP8> S;
-    int lane = threadIdx.x % 32, g = lane / 4, dim = block * 4 * S::CHUNK + lane % 4 * S::CHUNK;
-    bool inside = seen && (HD % (4 * S::CHUNK) == 0 || dim < HD);
-#pragma unroll
-    for (int n = 0; n < 4; n++) {
-        const uint8_t *from = page + ((n * 8 + g) * HD + dim) * S::ELEMENT;
-#pragma unroll
-        for (int i = 0; i < S::WORDS; i++) k[n][i] = 0;
-        if (!inside) continue;
-        if constexpr (S::WORDS == 4) attend_load16(k[n], from);
-        else attend_load8(k[n], from);
-    }
-}
+/* ---- from memory to registers ---- */
 
-static __device__ __forceinline__ const uint8_t *attend_block(const struct attend_unit *u, int i)
-{
-    return u->blocks + u->page[i] * u->page_bytes;
-}
-
-/* A warp: looks up the unit's pages. A barrier must follow before attend_start. */
-static __device__ __forceinline__ void attend_find(struct attend_unit *u)
-{
-    int lane = threadIdx.x % 32, last = attend_row_position(u, u->rows - 1), first = attend_first(u, attend_row_position(u, 0));
-    bool mine = lane < u->count;
-    int logical = mine ? (u->list ? __ldcg(u->list + lane) : u->page0 + lane) : ATTEND_NOWHERE;
-    bool seen = logical * CUDA_PAGE_TOKENS <= last && (logical + 1) * CUDA_PAGE_TOKENS > first;
-    unsigned all = __ballot_sync(~0u, seen);
-    int tail = all ? 31 - __clz((int)all) : 0;
-    if (lane < ATTEND_PAGES) {
-        u->logical[lane] = logical;
-        u->page[lane] = seen ? __ldcg(u->pages + logical) : 0;
-    }
-    if (lane == tail) {
-        u->seen = all;
-        u->tail = tail;
-        u->there = last + 1 - logical * CUDA_PAGE_TOKENS;
-    }
-}
-
-/* Where a thread's K and V come from: registers, filled straight from memory. (Another source, filled further ahead, is
- * attention_decode.cu's ring in shared memory.) Pages that no row sees are zeros. */
+/* A warp's page. words[i % 2] holds piece i: K's, then V's. */
 template <int HD, bool FP8> struct attend_registers {
     typedef attend_shape<HD, FP8> S;
-    const struct attend_unit *u;
-    uint32_t k_words[S::LIVE][4][S::WORDS];
-    float k_scale[FP8 ? 4 : 1][2], v_scale[FP8 ? 4 : 1][2]; /* of positions 8n + 2t, 8n + 2t + 1 of the warp's page */
-    uint32_t v_words[S::V_LIVE][S::TILES][S::V_WORDS];
+    uint32_t words[2][S::ALL];
+    float k_scale, v_scale;          /* FP8: of the lane's position */
+};
 
-    /* Asks for the warp's page of K. */
-    __device__ __forceinline__ void start(const struct attend_unit *unit)
-    {
-        int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        u = unit;
-        bool seen = u->seen >> warp & 1;
-        const uint8_t *page = attend_block(u, warp);
+static __device__ __forceinline__ const uint8_t *attend_page(const struct attend_unit *u)
+{
+    return u->block[threadIdx.x / 32];
+}
+
+template <int HD, bool FP8> static __device__ __forceinline__ void attend_load_k(uint32_t *k, const uint8_t *page, int piece)
+{
+    typedef attend_shape<HD, FP8> S;
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    page += ((g / 2 * 8 + g % 2) * HD + piece * S::PIECE + t * S::CHUNK) * S::ELEMENT;
 #pragma unroll
-        for (int b = 0; b < S::LIVE; b++) attend_load_k<HD, FP8>(k_words[b], page, b, seen);
-        if constexpr (FP8) {
-            const float *scales = (const float *)(page + 2 * CUDA_PAGE_TOKENS * HD) + lane % 4 * 2;
+    for (int b = 0; b < S::BLOCKS; b++)
 #pragma unroll
-            for (int n = 0; n < 4; n++) {
-                k_scale[n][0] = k_scale[n][1] = v_scale[n][0] = v_scale[n][1] = 0;
-                if (!seen) continue;
-                attend_load_floats(k_scale[n], scales + n * 8);
-                attend_load_floats(v_scale[n], scales + CUDA_PAGE_TOKENS + n * 8);
+        for (int n = 0; n < 4; n++) {
+            uint32_t *to = k + (b * 4 + n) * S::WORDS;
+            const uint8_t *from = page + (n * 2 * HD + b * 4 * S::CHUNK) * S::ELEMENT;
+            if (S::PIECE % (4 * S::CHUNK) && b == S::BLOCKS - 1) {
+#pragma unroll
+                for (int i = 0; i < S::WORDS; i++) to[i] = 0;
+                if ((b * 4 + t) * S::CHUNK >= S::PIECE) continue;
             }
+            if constexpr (S::WORDS == 4) attend_load16(to, from);
+            else attend_load8(to, from);
         }
-    }
-    __device__ __forceinline__ void k(int block, int n, uint32_t w[S::WORDS]) const
-    {
-#pragma unroll
-        for (int i = 0; i < S::WORDS; i++) w[i] = k_words[block % S::LIVE][n][i];
-    }
-    /* Block `block` has been used. */
-    __device__ __forceinline__ void k_next(int block)
-    {
-        int warp = threadIdx.x / 32;
-        if (block + S::LIVE < S::BLOCKS)
-            attend_load_k<HD, FP8>(k_words[block % S::LIVE], attend_block(u, warp), block + S::LIVE, u->seen >> warp & 1);
-    }
-    __device__ __forceinline__ void load_v(int p)
-    {
-        int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        bool seen = u->seen >> p & 1;
-        const uint8_t *page = attend_block(u, p);
-#pragma unroll
-        for (int i = 0; i < S::TILES; i++) {
-            int dim = (warp + i * 8) * 8 + lane / 4;
-            uint32_t *v = v_words[p % S::V_LIVE][i];
-#pragma unroll
-            for (int j = 0; j < S::V_WORDS; j++) v[j] = 0; /* else the last unit's stay alive, which takes registers */
-            const uint8_t *from = page + (CUDA_PAGE_TOKENS * HD + dim * CUDA_PAGE_TOKENS + lane % 4 * 8) * S::ELEMENT;
-            if (!seen || (HD % 64 && dim >= HD)) continue;
-            if constexpr (FP8) attend_load8(v, from);
-            else attend_load16(v, from);
-        }
-    }
-    /* K has been used by all rows: its registers are free for V. */
-    __device__ __forceinline__ void k_done()
-    {
-#pragma unroll
-        for (int p = 0; p < S::V_LIVE; p++) load_v(p);
-    }
-    __device__ __forceinline__ void v_start() {}
-    /* Positions 8t … of page p, dims of tile i. */
-    __device__ __forceinline__ void v(int p, int i, uint32_t w[S::V_WORDS]) const
-    {
-#pragma unroll
-        for (int j = 0; j < S::V_WORDS; j++) w[j] = v_words[p % S::V_LIVE][i][j];
-    }
-    __device__ __forceinline__ void v_next(int p)
-    {
-        if (p + S::V_LIVE < ATTEND_PAGES) load_v(p + S::V_LIVE);
-    }
-    __device__ __forceinline__ void v_done() {}
-};
-
-/* Asks the second-level cache for the K and V of a unit (found) that will be worked on later. */
-template <int HD, bool FP8> static __device__ __forceinline__ void attend_prefetch(const struct attend_unit *u)
-{
-    constexpr int BYTES = 2 * CUDA_PAGE_TOKENS * HD * (FP8 ? 1 : 2) + (FP8 ? 2 * CUDA_PAGE_TOKENS * 4 : 0), LINES = (BYTES + 127) / 128;
-    for (int i = threadIdx.x; i < ATTEND_PAGES * LINES; i += ATTEND_THREADS)
-        if (u->seen >> i / LINES & 1) attend_prefetch_line(attend_block(u, i / LINES) + i % LINES * 128);
 }
 
-/* Of shared memory, what a unit needs beside Q. */
-struct attend_space {
-    __half *p;    /* (rows, P_STRIDE) */
-    float *m, *l; /* (rows, 8 pages) */
-};
-static __device__ __forceinline__ struct attend_space attend_space(void *shared, int rows)
+template <int HD, bool FP8> static __device__ __forceinline__ void attend_load_v(uint32_t *v, const uint8_t *page, int piece)
 {
-    struct attend_space a;
-    int padded = (rows + 15) / 16 * 16;
-    a.p = (__half *)shared;
-    a.m = (float *)(a.p + padded * ATTEND_P_STRIDE);
-    a.l = a.m + padded * ATTEND_PAGES;
-    return a;
+    typedef attend_shape<HD, FP8> S;
+    int lane = threadIdx.x % 32;
+    page += (CUDA_PAGE_TOKENS * (HD + piece * S::PIECE + lane / 4) + lane % 4 * 8) * S::ELEMENT;
+#pragma unroll
+    for (int i = 0; i < 2 * S::TILES; i++) {
+        const uint8_t *from = page + i * 8 * CUDA_PAGE_TOKENS * S::ELEMENT;
+        if constexpr (FP8) attend_load8(v + i * S::V_WORDS, from);
+        else attend_load16(v + i * S::V_WORDS, from);
+    }
 }
 
-/* Eight dims of K at step i of a load, as the B fragments of two multiplications. */
+/* Asks for piece i of the warp's page. */
 template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_eight(uint32_t b[4], const uint32_t *words, int i)
+static __device__ __forceinline__ void attend_load(attend_registers<HD, FP8> *r, const struct attend_unit *u, int i)
+{
+    typedef attend_shape<HD, FP8> S;
+    const uint8_t *page = attend_page(u);
+    if (!page) return;
+    if (i < S::PIECES) attend_load_k<HD, FP8>(r->words[i % 2], page, i);
+    else attend_load_v<HD, FP8>(r->words[i % 2], page, i - S::PIECES);
+}
+
+/* A block: the eight queries from row `row` on, on their way to shared memory in a register of HD threads; zeros past the rows. */
+template <int HD> static __device__ __forceinline__ void attend_load_q(uint32_t q[4], const struct attend_unit *u, int row)
+{
+    row += threadIdx.x / (HD / 8);
+    q[0] = q[1] = q[2] = q[3] = 0;
+    if (threadIdx.x < HD && row < u->rows) attend_load16(q, u->q + attend_row_head(u, row) * HD + threadIdx.x % (HD / 8) * 8);
+}
+template <int HD> static __device__ __forceinline__ void attend_put_q(attend_queries<HD> *to, const uint32_t q[4])
+{
+    if (threadIdx.x < HD) to->q[threadIdx.x / (HD / 8)][threadIdx.x % (HD / 8)] = make_uint4(q[0], q[1], q[2], q[3]);
+}
+
+template <int HD, bool FP8>
+static __device__ __forceinline__ void attend_load_scales(attend_registers<HD, FP8> *r, const struct attend_unit *u)
+{
+    if (!FP8 || !attend_page(u)) return;
+    const uint8_t *scales = attend_page(u) + 2 * CUDA_PAGE_TOKENS * HD + threadIdx.x % 32 * 4;
+    attend_load_float(&r->k_scale, scales);
+    attend_load_float(&r->v_scale, scales + CUDA_PAGE_TOKENS * 4);
+}
+
+/* ---- a page ---- */
+
+/* Eight values as the halves of two fragments. */
+template <bool FP8> static __device__ __forceinline__ void attend_eight(uint32_t b[4], const uint32_t *words)
 {
     if constexpr (FP8) {
-        attend_e4m3(words[2 * i], &b[0], &b[1]);
-        attend_e4m3(words[2 * i + 1], &b[2], &b[3]);
+        attend_e4m3(words[0], &b[0], &b[1]);
+        attend_e4m3(words[1], &b[2], &b[3]);
     } else {
 #pragma unroll
         for (int j = 0; j < 4; j++) b[j] = words[j];
     }
 }
 
-/* Raw scores of 16 rows with the warp's page: c[n] of positions 8n … */
-template <int HD, bool FP8, typename SOURCE>
-static __device__ __forceinline__ void attend_scores(SOURCE *s, const __half *q, float c[4][4])
+/* Adds what a piece of K gives to the raw scores of eight rows: c[n] of row g, positions 8t + 2n, 8t + 2n + 1. */
+template <int HD, bool FP8>
+static __device__ __forceinline__ void attend_scores(const uint32_t *k, const attend_queries<HD> *queries, int piece, float c[4][4])
 {
     typedef attend_shape<HD, FP8> S;
-    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    int lane = threadIdx.x % 32;
+    const uint4 *q = queries->q[lane / 4] + piece * S::PIECE / 8 + lane % 4 * (S::CHUNK / 8);
 #pragma unroll
-    for (int n = 0; n < 4; n++) c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0;
-#pragma unroll
-    for (int b = 0; b < S::BLOCKS; b++) {
-        uint32_t words[4][S::WORDS];
-#pragma unroll
-        for (int n = 0; n < 4; n++) s->k(b, n, words[n]);
+    for (int b = 0; b < S::BLOCKS; b++)
 #pragma unroll
         for (int i = 0; i < S::CHUNK / 8; i++) {
-            const __half *at = q + b * 4 * S::CHUNK + t * S::CHUNK + i * 8;
-            uint4 low = *(const uint4 *)(at + g * S::Q_STRIDE), high = *(const uint4 *)(at + (g + 8) * S::Q_STRIDE);
+            uint4 a = q[b * 4 * (S::CHUNK / 8) + i];
 #pragma unroll
             for (int n = 0; n < 4; n++) {
-                uint32_t k[4];
-                attend_eight<HD, FP8>(k, words[n], i);
-                attend_mma(c[n], low.x, high.x, low.y, high.y, k[0], k[1]);
-                attend_mma(c[n], low.z, high.z, low.w, high.w, k[2], k[3]);
+                uint32_t w[4];
+                attend_eight<FP8>(w, k + (b * 4 + n) * S::WORDS + i * 2);
+                attend_mma(c[n], a.x, 0, a.y, 0, w[0], w[1]);
+                attend_mma(c[n], a.z, 0, a.w, 0, w[2], w[3]);
             }
         }
-        s->k_next(b);
-    }
 }
 
 static __device__ __forceinline__ float attend_cap(float x, float cap)
@@ -278,46 +228,47 @@ static __device__ __forceinline__ float attend_cap(float x, float cap)
     return cap * (1 - __fdividef(2, e + 1));
 }
 
-/* One row's half of a tile of scores: 8 positions a lane, 32 over the four lanes; leaves P, maximum and sum.
+/* A row's softmax within the page, over four lanes of eight positions each: leaves P; maximum and sum are returned.
  * FP8: P holds V's scales. So that it keeps its precision whatever they are, they count in the maximum too. */
-template <int HD, bool FP8, typename SOURCE>
-static __device__ __forceinline__ void attend_softmax(const struct attend_unit *u, const SOURCE *s, float c[4][4], int half, int base,
-                                                      const struct attend_space *a, int row)
+template <int HD, bool FP8>
+static __device__ __forceinline__ float2 attend_softmax(const struct attend_unit *u, const attend_registers<HD, FP8> *r, const float c[4][4],
+                                                        int row, uint32_t p[4])
 {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
-    int position = attend_row_position(u, row), first = attend_first(u, position);
-    float x[4][2], most = ATTEND_NONE, sum = 0;
+    int lane = threadIdx.x % 32, t = lane % 4, base = u->logical[threadIdx.x / 32] * CUDA_PAGE_TOKENS + t * 8;
+    int position = attend_row_position(u, row + lane / 4), low = attend_first(u, position) - base, high = position - base;
+    float x[8], v_scale[FP8 ? 8 : 1], most = ATTEND_NONE, sum = 0;
 #pragma unroll
-    for (int n = 0; n < 4; n++)
+    for (int i = 0; i < 8; i++) {
+        x[i] = c[i / 2][i % 2];
+        if constexpr (FP8) x[i] *= __shfl_sync(~0u, r->k_scale, t * 8 + i);
+    }
+    if (u->softcap > 0)
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int j = base + n * 8 + t * 2 + i;
-            float v = c[n][half * 2 + i];
-            if constexpr (FP8) v *= s->k_scale[n][i];
-            if (u->softcap > 0) v = attend_cap(v, u->softcap);
-            x[n][i] = j >= first && j <= position ? v * ATTEND_LOG2E : -INFINITY;
-            float weight = FP8 ? x[n][i] + attend_log2(s->v_scale[FP8 ? n : 0][i]) : x[n][i];
-            if (j >= first && j <= position) most = fmaxf(most, weight);
+        for (int i = 0; i < 8; i++) x[i] = attend_cap(x[i], u->softcap);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        bool seen = i >= low && i <= high;
+        x[i] = seen ? x[i] * ATTEND_LOG2E : -INFINITY;
+        float weight = x[i];
+        if constexpr (FP8) {
+            v_scale[i] = __shfl_sync(~0u, r->v_scale, t * 8 + i);
+            weight += attend_log2(v_scale[i]);
         }
+        if (seen) most = fmaxf(most, weight);
+    }
     most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
     most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
 #pragma unroll
-    for (int n = 0; n < 4; n++) {
-        float p[2];
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float e = attend_exp2(x[n][i] - most);
-            sum += e;
-            p[i] = FP8 ? (e > 0 ? e * s->v_scale[FP8 ? n : 0][i] : 0.0f) : e;
-        }
-        *(uint32_t *)(a->p + row * ATTEND_P_STRIDE + warp * CUDA_PAGE_TOKENS + n * 8 + t * 2) = attend_halves(p[0], p[1]);
+    for (int i = 0; i < 8; i++) {
+        float e = attend_exp2(x[i] - most);
+        sum += e;
+        x[i] = FP8 ? (e > 0 ? e * v_scale[FP8 ? i : 0] : 0.0f) : e;
     }
+#pragma unroll
+    for (int n = 0; n < 4; n++) p[n] = attend_halves(x[2 * n], x[2 * n + 1]);
     sum += __shfl_xor_sync(~0u, sum, 1);
     sum += __shfl_xor_sync(~0u, sum, 2);
-    if (t == 0) {
-        a->m[row * ATTEND_PAGES + warp] = most;
-        a->l[row * ATTEND_PAGES + warp] = sum;
-    }
+    return make_float2(most, sum);
 }
 
 /* Zeros where nothing was ever written: `valid` of the lane's 8 positions are there. */
@@ -331,111 +282,102 @@ template <bool FP8> static __device__ __forceinline__ void attend_trim(uint32_t 
     }
 }
 
-/* The highest of a row's maxima. */
-static __device__ __forceinline__ float attend_most(const float *m)
-{
-    float4 a = *(const float4 *)m, b = *(const float4 *)(m + 4);
-    return fmaxf(fmaxf(fmaxf(a.x, a.y), fmaxf(a.z, a.w)), fmaxf(fmaxf(b.x, b.y), fmaxf(b.z, b.w)));
-}
-
-static __device__ __forceinline__ void attend_leave_ml(const struct attend_unit *u, const struct attend_space *a, int row, float most)
-{
-    float sum = 0;
-#pragma unroll
-    for (int p = 0; p < ATTEND_PAGES; p++) sum += attend_exp2(a->m[row * ATTEND_PAGES + p] - most) * a->l[row * ATTEND_PAGES + p];
-    if (row < u->rows) u->ml[row] = make_float2(most, sum);
-}
-
-/* 16 rows × the warp's dims over the pages of V. */
-template <int HD, bool FP8, typename SOURCE>
-static __device__ __forceinline__ void attend_values(const struct attend_unit *u, SOURCE *s, const struct attend_space *a, int row)
+/* P times a piece of V, to o (rows, STRIDE). */
+template <int HD, bool FP8>
+static __device__ __forceinline__ void attend_values(const struct attend_unit *u, uint32_t *v, const uint32_t p[4], float *o)
 {
     typedef attend_shape<HD, FP8> S;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, trim = u->there < CUDA_PAGE_TOKENS ? u->tail : -1;
-    const float *m_low = a->m + (row + g) * ATTEND_PAGES, *m_high = m_low + 8 * ATTEND_PAGES;
-    float most_low = attend_most(m_low), most_high = attend_most(m_high), o[S::TILES][4];
-    if (warp == 0 && t == 0) {
-        attend_leave_ml(u, a, row + g, most_low);
-        attend_leave_ml(u, a, row + g + 8, most_high);
-    }
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    if (u->there < CUDA_PAGE_TOKENS && u->tail == (int)threadIdx.x / 32)
 #pragma unroll
-    for (int i = 0; i < S::TILES; i++) o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0;
-    const __half *p = a->p + (row + g) * ATTEND_P_STRIDE + t * 8;
-#pragma unroll
-    for (int n = 0; n < ATTEND_PAGES; n++) {
-        uint4 x = *(const uint4 *)(p + n * CUDA_PAGE_TOKENS);
-        uint4 y = *(const uint4 *)(p + 8 * ATTEND_P_STRIDE + n * CUDA_PAGE_TOKENS);
-        float low = attend_exp2(m_low[n] - most_low), high = attend_exp2(m_high[n] - most_high);
-#pragma unroll
-        for (int i = 0; i < S::TILES; i++) {
-            uint32_t words[S::V_WORDS], b[4];
-            float c[4] = {0, 0, 0, 0};
-            s->v(n, i, words);
-            if (trim == n) attend_trim<FP8>(words, u->there - t * 8);
-            attend_eight<HD, FP8>(b, words, 0);
-            attend_mma(c, x.x, y.x, x.y, y.y, b[0], b[1]);
-            attend_mma(c, x.z, y.z, x.w, y.w, b[2], b[3]);
-            o[i][0] += low * c[0];
-            o[i][1] += low * c[1];
-            o[i][2] += high * c[2];
-            o[i][3] += high * c[3];
-        }
-        s->v_next(n);
-    }
+        for (int i = 0; i < 2 * S::TILES; i++) attend_trim<FP8>(v + i * S::V_WORDS, u->there - t * 8);
+    o += 2 * t * S::STRIDE + g;
 #pragma unroll
     for (int i = 0; i < S::TILES; i++) {
-        int dim = (warp + i * 8) * 8 + t * 2;
-        if (HD % 64 && dim >= HD) continue;
-        if (row + g < u->rows) *(float2 *)(u->o + (row + g) * HD + dim) = make_float2(o[i][0], o[i][1]);
-        if (row + g + 8 < u->rows) *(float2 *)(u->o + (row + g + 8) * HD + dim) = make_float2(o[i][2], o[i][3]);
+        uint32_t low[4], high[4];
+        float c[4] = {0, 0, 0, 0};
+        attend_eight<FP8>(low, v + 2 * i * S::V_WORDS);
+        attend_eight<FP8>(high, v + (2 * i + 1) * S::V_WORDS);
+        attend_mma(c, low[0], high[0], low[1], high[1], p[0], p[1]);
+        attend_mma(c, low[2], high[2], low[3], high[3], p[2], p[3]);
+        o[i * 16] = c[0];
+        o[i * 16 + S::STRIDE] = c[1];
+        o[i * 16 + 8] = c[2];
+        o[i * 16 + 8 + S::STRIDE] = c[3];
     }
 }
 
-/* Softmax of up to 16 rows. */
-template <int HD, bool FP8, typename SOURCE>
-static __device__ __forceinline__ void attend_tile(const struct attend_unit *u, const SOURCE *s, float c[4][4], const struct attend_space *a,
-                                                   int row)
-{
-    int g = threadIdx.x % 32 / 4, base = u->logical[threadIdx.x / 32] * CUDA_PAGE_TOKENS;
-    attend_softmax<HD, FP8>(u, s, c, 0, base, a, row + g);
-    if (row + 8 < u->rows) attend_softmax<HD, FP8>(u, s, c, 1, base, a, row + g + 8);
-}
+/* ---- the sum ---- */
 
-/* A unit whose source was started. Q stands at `q` as F16, with bias, norm, rotation and scale. This begins with a
- * __syncthreads; when it returns Q's place is free, the rest of the space after the next one. */
-template <int HD, bool FP8, typename SOURCE>
-static __device__ __forceinline__ void attend_finish(const struct attend_unit *u, SOURCE *s, const __half *q, const struct attend_space *a)
+/* A warp, after a barrier: its row of a piece. The lane's dims 4 lane …; maximum (rounded up) and sum. */
+template <int HD>
+static __device__ __forceinline__ float2 attend_fold(const attend_meeting<HD> *m, unsigned seen, float o[4])
 {
-    typedef attend_shape<HD, FP8> S;
-    int last = (u->rows + 15) / 16 - 1;
-    float c[4][4];
-    __syncthreads();
-    for (int i = 0; i < last; i++) {
-        attend_scores<HD, FP8>(s, q + i * 16 * S::Q_STRIDE, c);
-        attend_tile<HD, FP8>(u, s, c, a, i * 16);
+    int lane = threadIdx.x % 32, row = threadIdx.x / 32, dim = lane * 4 < attend_meeting<HD>::PIECE ? lane * 4 : 0;
+    float most = ATTEND_NONE, sum = 0;
+    o[0] = o[1] = o[2] = o[3] = 0;
+#pragma unroll
+    for (int p = 0; p < ATTEND_PAGES; p++)
+        if (seen >> p & 1) most = fmaxf(most, m->ml[p][row].x);
+    most = ceilf(most);
+#pragma unroll
+    for (int p = 0; p < ATTEND_PAGES; p++) {
+        if (!(seen >> p & 1)) continue;
+        float2 ml = m->ml[p][row];
+        float4 c = *(const float4 *)&m->o[p][row][dim];
+        float w = attend_exp2(ml.x - most);
+        sum += w * ml.y;
+        o[0] += w * c.x;
+        o[1] += w * c.y;
+        o[2] += w * c.z;
+        o[3] += w * c.w;
     }
-    attend_scores<HD, FP8>(s, q + last * 16 * S::Q_STRIDE, c);
-    s->k_done();
-    attend_tile<HD, FP8>(u, s, c, a, last * 16);
-    __syncthreads();
-    s->v_start();
-    for (int i = 0; i <= last; i++) attend_values<HD, FP8>(u, s, a, i * 16);
-    s->v_done();
+    return make_float2(most, sum);
 }
 
-/* The whole of it, for a unit that was found. `shared`: 16-byte aligned, attend_shared_bytes(head_dim, rows_max); Q first. */
-template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_run(const struct attend_unit *u, void *shared, int rows_max)
+/* 2^x of a whole number x ≤ 0, exactly. */
+static __device__ __forceinline__ float attend_power(float x)
 {
-    struct attend_space a = attend_space((__half *)shared + (rows_max + 15) / 16 * 16 * attend_q_stride(HD), rows_max);
-    attend_registers<HD, FP8> s;
-    s.start(u);
-    attend_finish<HD, FP8>(u, &s, (const __half *)shared, &a);
+    return x < -126 ? 0 : __int_as_float((127 + (int)x) << 23);
+}
+
+/* A row's sum over the splits of a group so far. */
+template <int HD> struct attend_running {
+    float o[HD <= 128 ? 1 : HD / 128][4]; /* dims as in attend_fold */
+    float2 ml;
+};
+
+/* Adds the next split's piece, after which it is in o and the maximum and sum are what is returned; they are kept with the last
+ * piece. */
+template <int HD>
+static __device__ __forceinline__ float2 attend_run_on(attend_running<HD> *r, bool first, int piece, float2 ml, float o[4])
+{
+    constexpr int PIECES = HD <= 128 ? 1 : HD / 128;
+    if (!first) {
+        float most = fmaxf(r->ml.x, ml.x), keep = attend_power(r->ml.x - most), take = attend_power(ml.x - most);
+#pragma unroll
+        for (int i = 0; i < 4; i++) o[i] = fmaf(take, o[i], r->o[piece][i] * keep);
+        ml = make_float2(most, fmaf(take, ml.y, r->ml.y * keep));
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) r->o[piece][i] = o[i];
+    if (piece == PIECES - 1) r->ml = ml;
+    return ml;
+}
+
+/* Four neighbouring values of the output, F16 or BF16. */
+static __device__ __forceinline__ void attend_store(uint16_t *out, bool bf16, const float x[4])
+{
+    uint16_t r[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) r[i] = bf16 ? __bfloat16_as_ushort(__float2bfloat16_rn(x[i])) : __half_as_ushort(__float2half_rn(x[i]));
+    *(uint2 *)out = make_uint2(r[0] | (uint32_t)r[1] << 16, r[2] | (uint32_t)r[3] << 16);
 }
 
 /* ---- joining the splits of a row ---- */
 
-/* A row's splits: number i of the run (i = first …) left ml[(i - first) × stride] and head_dim sums at o[…]. */
+/* A row's splits: number i of the run (i = first …) left ml[(i - first) × stride] and head_dim sums at o[…]; with a sum of 0, no o:
+ * a later split's has it. */
 struct attend_splits {
     const float2 *ml;
     const float *o;
@@ -458,58 +400,87 @@ template <int HD> struct attend_sum {
     float l;
 };
 
-/* A warp: the sum of the splits with index % 4 == part, in their order. */
+/* A warp: adds a group's splits in their order, then the whole to `sum`. */
+template <int HD>
+static __device__ __forceinline__ void attend_gather_group(const struct attend_splits *p, int group, float most, attend_sum<HD> *sum)
+{
+    constexpr int PIECES = (HD + 127) / 128;
+    int lane = threadIdx.x % 32;
+    float l = 0, o[PIECES][4] = {};
+#pragma unroll 4
+    for (int i = 0; i < ATTEND_GROUP; i++) {
+        int64_t at = group * ATTEND_GROUP + i - p->first;
+        if (at < 0 || at >= p->count) continue;
+        float2 ml = __ldcg(&p->ml[at * p->stride]);
+        float w = attend_power(ml.x - most);
+        l = fmaf(w, ml.y, l);
+#pragma unroll
+        for (int j = 0; j < PIECES; j++) {
+            float4 c = make_float4(0, 0, 0, 0);
+            if (ml.y != 0 && j * 128 + lane * 4 < HD) c = __ldcg((const float4 *)(p->o + at * p->stride * HD + j * 128 + lane * 4));
+            o[j][0] = fmaf(w, c.x, o[j][0]);
+            o[j][1] = fmaf(w, c.y, o[j][1]);
+            o[j][2] = fmaf(w, c.z, o[j][2]);
+            o[j][3] = fmaf(w, c.w, o[j][3]);
+        }
+    }
+    sum->l += l;
+#pragma unroll
+    for (int j = 0; j < PIECES; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum->o[j][i] += o[j][i];
+}
+
+/* A warp: the sum of the groups with index % 4 == part. */
 template <int HD>
 static __device__ __forceinline__ void attend_gather(const struct attend_splits *p, int part, float most, attend_sum<HD> *sum)
 {
-    int lane = threadIdx.x % 32;
+    int group = p->first / ATTEND_GROUP;
     sum->l = 0;
 #pragma unroll
     for (int j = 0; j < (HD + 127) / 128; j++) sum->o[j][0] = sum->o[j][1] = sum->o[j][2] = sum->o[j][3] = 0;
-#pragma unroll 4
-    for (int i = (part + ATTEND_PARTS - p->first % ATTEND_PARTS) % ATTEND_PARTS; i < p->count; i += ATTEND_PARTS) {
-        float2 ml = __ldcg(&p->ml[i * p->stride]);
-        float w = attend_exp2(ml.x - most);
-        sum->l += w * ml.y;
-#pragma unroll
-        for (int j = 0; j < (HD + 127) / 128; j++) {
-            if (j * 128 + lane * 4 >= HD) continue;
-            float4 o = __ldcg((const float4 *)(p->o + i * p->stride * HD + j * 128 + lane * 4));
-            sum->o[j][0] += w * o.x;
-            sum->o[j][1] += w * o.y;
-            sum->o[j][2] += w * o.z;
-            sum->o[j][3] += w * o.w;
-        }
-    }
+    group += (part + ATTEND_PARTS - group % ATTEND_PARTS) % ATTEND_PARTS;
+    for (; group * ATTEND_GROUP < p->first + p->count; group += ATTEND_PARTS)
+        attend_gather_group<HD>(p, group, most, sum);
 }
 
-/* The four parts joined and divided: `lanes` steps from a part to the next. Lane's dims of out (head_dim), F16 or BF16. */
-template <int HD>
-static __device__ __forceinline__ void attend_join(const attend_sum<HD> part[ATTEND_PARTS], bool bf16, uint16_t *out)
+template <int HD> static __device__ __forceinline__ void attend_add(attend_sum<HD> *a, const attend_sum<HD> *b)
+{
+    a->l += b->l;
+#pragma unroll
+    for (int j = 0; j < (HD + 127) / 128; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) a->o[j][i] += b->o[j][i];
+}
+
+/* (part 0 + part 1) + (part 2 + part 3), divided: the lane's dims of out (head_dim), F16 or BF16. */
+template <int HD> static __device__ __forceinline__ void attend_divide(const attend_sum<HD> *sum, bool bf16, uint16_t *out)
 {
     int lane = threadIdx.x % 32;
-    float scale = 1 / ((part[0].l + part[1].l) + (part[2].l + part[3].l));
+    float scale = 1 / sum->l;
 #pragma unroll
     for (int j = 0; j < (HD + 127) / 128; j++) {
         if (j * 128 + lane * 4 >= HD) continue;
-        uint16_t r[4];
+        float x[4];
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float x = ((part[0].o[j][i] + part[1].o[j][i]) + (part[2].o[j][i] + part[3].o[j][i])) * scale;
-            r[i] = bf16 ? __bfloat16_as_ushort(__float2bfloat16_rn(x)) : __half_as_ushort(__float2half_rn(x));
-        }
-        *(uint2 *)(out + j * 128 + lane * 4) = make_uint2(r[0] | (uint32_t)r[1] << 16, r[2] | (uint32_t)r[3] << 16);
+        for (int i = 0; i < 4; i++) x[i] = sum->o[j][i] * scale;
+        attend_store(out + j * 128 + lane * 4, bf16, x);
     }
 }
 
 /* A warp: one row from its splits. */
 template <int HD> static __device__ __forceinline__ void attend_merge(const struct attend_splits *p, bool bf16, uint16_t *out)
 {
-    attend_sum<HD> part[ATTEND_PARTS];
+    attend_sum<HD> all, two, one;
     float most = attend_highest(p);
-#pragma unroll
-    for (int i = 0; i < ATTEND_PARTS; i++) attend_gather<HD>(p, i, most, &part[i]);
-    attend_join<HD>(part, bf16, out);
+    attend_gather<HD>(p, 0, most, &all);
+    attend_gather<HD>(p, 1, most, &one);
+    attend_add(&all, &one);
+    attend_gather<HD>(p, 2, most, &two);
+    attend_gather<HD>(p, 3, most, &one);
+    attend_add(&two, &one);
+    attend_add(&all, &two);
+    attend_divide(&all, bf16, out);
 }
 
 #endif

@@ -23,35 +23,31 @@ static __device__ __forceinline__ void attend_ldmatrix(uint32_t r[4], const void
                  : "r"((uint32_t)__cvta_generic_to_shared(shared)));
 }
 
-/* Loads past the first-level cache: what another block of the same launch wrote before a barrier is seen. They stay in
- * the order they are written in, ahead of later barriers. */
+/* Loads of what no kernel that is running writes, and that nobody else on the multiprocessor wants: in whole lines of the
+ * second-level cache, past the first. They stay in the order they are written in, ahead of later barriers. */
 static __device__ __forceinline__ void attend_load16(uint32_t w[4], const void *from)
 {
-    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "l"(from));
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3])
+                 : "l"(from));
 }
 static __device__ __forceinline__ void attend_load8(uint32_t w[2], const void *from)
 {
-    asm volatile("ld.global.cg.v2.u32 {%0,%1}, [%2];" : "=r"(w[0]), "=r"(w[1]) : "l"(from));
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0,%1}, [%2];" : "=r"(w[0]), "=r"(w[1]) : "l"(from));
 }
-static __device__ __forceinline__ void attend_load_floats(float f[2], const void *from)
+static __device__ __forceinline__ void attend_load_float(float *f, const void *from)
 {
-    asm volatile("ld.global.cg.v2.f32 {%0,%1}, [%2];" : "=f"(f[0]), "=f"(f[1]) : "l"(from));
+    asm volatile("ld.global.nc.L1::no_allocate.f32 %0, [%1];" : "=f"(*f) : "l"(from));
 }
-static __device__ __forceinline__ void attend_prefetch_line(const void *from)
+static __device__ __forceinline__ void attend_load_word(int32_t *x, const void *from)
 {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+    asm volatile("ld.global.cg.s32 %0, [%1];" : "=r"(*x) : "l"(from));
 }
 
-/* 16 (or 8) bytes to shared memory behind the program's back; `bytes` 0 writes zeros and reads nothing. */
+/* 16 bytes to shared memory behind the program's back; `bytes` 0 writes zeros and reads nothing. */
 static __device__ __forceinline__ void attend_copy16(void *shared, const void *from, int bytes)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(shared)), "l"(from),
-                 "r"(bytes)
-                 : "memory");
-}
-static __device__ __forceinline__ void attend_copy8(void *shared, const void *from, int bytes)
-{
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(shared)), "l"(from),
                  "r"(bytes)
                  : "memory");
 }
@@ -59,23 +55,6 @@ static __device__ __forceinline__ void attend_copies_wait(void)
 {
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
-/* The copies since the last call become a group; waiting leaves the newest `pending` (0 … 5) groups on their way. */
-static __device__ __forceinline__ void attend_copies_commit(void)
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-static __device__ __forceinline__ void attend_groups_wait(int pending)
-{
-    switch (pending) {
-    case 1: asm volatile("cp.async.wait_group 1;" ::: "memory"); break;
-    case 2: asm volatile("cp.async.wait_group 2;" ::: "memory"); break;
-    case 3: asm volatile("cp.async.wait_group 3;" ::: "memory"); break;
-    case 4: asm volatile("cp.async.wait_group 4;" ::: "memory"); break;
-    case 5: asm volatile("cp.async.wait_group 5;" ::: "memory"); break;
-    default: asm volatile("cp.async.wait_group 0;" ::: "memory"); break;
-    }
-}
-
 static __device__ __forceinline__ float attend_exp2(float x)
 {
     float y;

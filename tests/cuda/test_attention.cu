@@ -2,6 +2,8 @@
  *
  *   test_attention          everything (half a minute on an H100)
  *   test_attention quick    one case of each kind
+ *   test_attention shapes   a part of it: errors, shapes (shapes 128: one head size), groups, streams, extremes, identities,
+ *                           sparse, graphs, fp8
  *
  * Bounds, as ‖out - ref‖ / ‖ref‖ with the reference taken over the bytes that the cache holds: 2e-3 for F16 output, 5e-3 for
  * BF16 (its own rounding is 2e-3), with F16 and FP8 pages alike. What FP8 pages cost against unrounded K and V is measured
@@ -64,6 +66,7 @@ struct spec {
     bool fp8, halves, bias, norm, bf16, invariant;
     int window, sparse;
     float softcap, q_scale, v_scale; /* factors of the random inputs; 0: 1 */
+    bool varied;                     /* FP8: positions' scales differ by powers of two */
     int runs;
     struct {
         int past, count;
@@ -135,6 +138,9 @@ static void fill_position(const struct world *w, int run, int head, int position
     float *scale = (float *)(b + 2 * CUDA_PAGE_TOKENS * n);
     scale[slot] = (1 + 0.2f * random_float()) / 150;
     scale[CUDA_PAGE_TOKENS + slot] = (1 + 0.2f * random_float()) / 150 * w->s.v_scale;
+    if (!w->s.varied) return;
+    scale[slot] *= exp2f((float)(random_below(5) - 3));
+    scale[CUDA_PAGE_TOKENS + slot] *= exp2f((float)(random_below(17) - 8));
 }
 
 /* Page tables: every page of the cache once, in random order. */
@@ -722,8 +728,9 @@ static void run_fp8_cost(int head_dim)
 
 /* ---- errors ---- */
 
-static void check_errors(void)
+static void check_errors(bool quick)
 {
+    (void)quick;
     struct attention *a = NULL;
     struct err e = {};
     struct attention_options good = {4, 8, 2, 64, 512};
@@ -789,13 +796,14 @@ static void features(struct spec *s, int bits)
     s->q_scale = bits & 8 ? 4 : 1;
 }
 
+static int only_dim; /* of the shapes; 0: all */
 static void run_shapes(bool quick)
 {
     static const int DIMS[] = {64, 80, 96, 128, 256, 48, 160};
     static const int BITS[] = {0, 15, 1, 2, 4, 8, 7, 12};
     char name[120];
     for (int i = 0; i < (int)(sizeof DIMS / sizeof *DIMS); i++)
-        for (int mode = 0; mode < 4; mode++)
+        for (int mode = 0; mode < 4 && (only_dim == 0 || only_dim == DIMS[i]); mode++)
             for (int b = 0; b < (quick ? (mode == 0 || mode == 3 ? 2 : 0) : 8); b++) {
                 struct spec s = {name, DIMS[i], 8, 2};
                 s.fp8 = mode & 1;
@@ -830,9 +838,31 @@ static void run_groups(bool quick)
     }
 }
 
-/* Inputs that formats do not like: values past F16's range, V very small, V zero. */
-static void run_extremes(void)
+/* Many streams of one column each in one batch, whose lengths straddle pages and splits. */
+static void run_streams(bool quick)
 {
+    static const int PAST[] = {0, 30, 31, 32, 33, 62, 63, 64, 127, 254, 255, 256, 257, 511, 2046, 2047, 2048, 2079, 2303, 2304, 767, 1023};
+    static const int HEADS[][2] = {{2, 2}, {8, 2}, {5, 1}, {14, 2}, {16, 2}, {16, 1}}, DIMS[] = {128, 64, 80, 96, 256};
+    char name[120];
+    for (int i = 0; i < (int)(sizeof HEADS / sizeof *HEADS); i++)
+        for (int mode = 0; mode < 4; mode++) {
+            struct spec s = {name, DIMS[(i + mode) % 5], HEADS[i][0], HEADS[i][1]};
+            if (quick && (i + mode) % 6) continue;
+            s.fp8 = s.varied = mode & 1;
+            s.window = mode & 2 ? i % 2 ? 40 : 300 : 0;
+            s.softcap = i == 3 ? 20.0f : 0;
+            int all = (int)(sizeof PAST / sizeof *PAST);
+            for (int r = 0; r < (quick ? 14 : all); r++) add(&s, PAST[(r * 5 + i) % all], 1);
+            snprintf(name, sizeof name, "streams: %d heads of %d over %d, %s, window %d", s.heads, s.head_dim, s.kv_heads,
+                     s.fp8 ? "fp8" : "f16", s.window);
+            run_case(&s);
+        }
+}
+
+/* Inputs that formats do not like: values past F16's range, V very small, V zero. */
+static void run_extremes(bool quick)
+{
+    (void)quick;
     struct spec s = {"tiny V", 128, 8, 2};
     s.fp8 = true;
     s.v_scale = 1e-4f;
@@ -938,24 +968,34 @@ static void run_graphs(bool quick)
     run_graph(&s);
 }
 
+static void run_fp8_costs(bool quick)
+{
+    for (int n = 64; n <= (quick ? 64 : 256); n *= 2) run_fp8_cost(n);
+}
+
 int main(int argc, char **argv)
 {
     int devices = 0;
-    bool quick = argc > 1 && strcmp(argv[1], "quick") == 0;
+    bool quick = false;
+    const char *part = NULL;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "quick") == 0) quick = true;
+        else if (atoi(argv[i]) > 0) only_dim = atoi(argv[i]);
+        else part = argv[i];
+    }
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
         printf("skipped: no GPU\n");
         return 0;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     make_tables();
-    check_errors();
-    run_shapes(quick);
-    run_groups(quick);
-    run_extremes();
-    run_identities(quick);
-    run_sparses(quick);
-    run_graphs(quick);
-    for (int n = 64; n <= (quick ? 64 : 256); n *= 2) run_fp8_cost(n);
+    const struct {
+        const char *name;
+        void (*run)(bool quick);
+    } PARTS[] = {{"errors", check_errors}, {"shapes", run_shapes}, {"groups", run_groups}, {"streams", run_streams}, {"extremes", run_extremes},
+                 {"identities", run_identities}, {"sparse", run_sparses}, {"graphs", run_graphs}, {"fp8", run_fp8_costs}};
+    for (auto &p : PARTS)
+        if (!part || strcmp(part, p.name) == 0) p.run(quick);
     printf("worst relative error of a case: F16 pages %.2e, FP8 pages %.2e\n", worst[0], worst[1]);
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
