@@ -23,6 +23,22 @@ extern "C" {
 /* Turns a CUDA status into an err_code; `what` names the call or the kernel. */
 ERR_CHECKED enum err_code cuda_check(cudaError_t status, const char *what, struct err *e);
 
+/* ---- launches ---- */
+
+/* In words that the emulation on the host (tests/cuda/emulate) can take in another way. */
+#ifndef LAUNCH
+#define LAUNCH(kernel, blocks, threads, shared, stream, ...) kernel<<<(unsigned)(blocks), (unsigned)(threads), shared, stream>>>(__VA_ARGS__)
+/* All blocks on the device at once, so that they may wait for each other; a cudaError_t. */
+#define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) launch_together((const void *)(kernel), blocks, threads, shared, stream, &(args))
+#define SHARED_BYTES(name) extern __shared__ __align__(128) uint8_t name[]
+
+static inline cudaError_t launch_together(const void *kernel, int blocks, int threads, size_t shared, cudaStream_t stream, void *args)
+{
+    void *list[] = {args};
+    return cudaLaunchCooperativeKernel(kernel, dim3((unsigned)blocks), dim3((unsigned)threads), list, shared, stream);
+}
+#endif
+
 /* ---- weights on the device ---- */
 
 /* How a matrix's bytes lie:

@@ -170,7 +170,7 @@ static __device__ void consume_all(const struct kernel_args *a, const struct sha
         int stride = inputs_stride((enum matrix_kind)(op == OP_OUTPUT ? OUT_KIND : KIND), shape.slice_k);
         STAMP(op * 4)
         if (threadIdx.x == 0) shared_release(shared_address(s->begun), n + 1);
-        load_inputs(a, s, op == OP_O ? a->attended : op == OP_DOWN ? a->middle : a->ready, op == OP_OUTPUT ? a->step.want : NULL, &shape, stride,
+        load_inputs(s, op == OP_O ? a->attended : op == OP_DOWN ? a->middle : a->ready, op == OP_OUTPUT ? a->step.want : NULL, &shape, stride,
                     op == OP_OUTPUT ? a->step.wanted : a->step.cols, &loads);
         STAMP(op * 4 + 1)
         if (KIND != OUT_KIND && op == OP_OUTPUT) multiply<OUT_KIND>(a, s, &ring, &turn, op);
@@ -212,19 +212,19 @@ static __device__ __forceinline__ void read_step(const struct kernel_args *a, co
 template <int KIND, int OUT_KIND, int HD, bool FP8>
 static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_constant__ struct kernel_args args)
 {
-#if __CUDA_ARCH__ >= 900
-    extern __shared__ __align__(128) uint8_t base[];
+#if __CUDA_ARCH__ >= 900 || defined(RUNG_EMULATE)
+    SHARED_BYTES(base);
     const struct kernel_args *a = &args;
     struct shared s = shared_of(a, base);
     struct ring ring = {0, a->stages, 0};
     if (threadIdx.x < (unsigned)a->stages) {
         mbarrier_init(shared_address(&s.full[threadIdx.x]), 1);
         mbarrier_init(shared_address(&s.empty[threadIdx.x]), WARPS);
-        asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+        fence_barriers();
     } else if (threadIdx.x < (unsigned)a->stages + SUMS) {
         mbarrier_init(shared_address(&s.sums_full[threadIdx.x - (unsigned)a->stages]), WARPS);
         mbarrier_init(shared_address(&s.sums_empty[threadIdx.x - (unsigned)a->stages]), FINISHERS / 32);
-        asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+        fence_barriers();
     }
     if (threadIdx.x == 0) {
         s.begun[0] = s.begun[1] = 0;
@@ -490,12 +490,10 @@ enum err_code decode_run(struct decode *d, const struct decode_step *step, cudaS
         return err_set(e, ERR_INTERNAL, "the decode kernel cannot take %d columns", step->cols);
     int tasks = step->cols * a.kv_heads * ((a.heads / a.kv_heads + HEADS_TILE - 1) / HEADS_TILE);
     a.splits = step->invariant ? 0 : d->blocks / tasks < 1 ? 1 : d->blocks / tasks > SPLITS_MAX ? SPLITS_MAX : d->blocks / tasks;
-    decode_begin<<<step->cols, 1024, 0, stream>>>(a, d->first_norm, d->kind == MATRIX_BF16, (4 * a.layers + 1) * SLICES_MAX);
+    LAUNCH(decode_begin, step->cols, 1024, 0, stream, a, d->first_norm, d->kind == MATRIX_BF16, (4 * a.layers + 1) * SLICES_MAX);
     size_t bytes = (size_t)(a.stages * STAGE_BYTES + a.inputs_bytes + a.angles_bytes) + SHARED_SMALL;
-    void *params[] = {&a};
     cudaError_t status = cudaGetLastError();
-    if (status == cudaSuccess)
-        status = cudaLaunchCooperativeKernel((const void *)d->kernel, dim3((unsigned)d->blocks), dim3(THREADS), params, bytes, stream);
+    if (status == cudaSuccess) status = LAUNCH_TOGETHER(d->kernel, d->blocks, THREADS, bytes, stream, a);
     return cuda_check(status, "the decode kernel", e);
 }
 

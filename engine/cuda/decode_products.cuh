@@ -15,14 +15,6 @@ static __host__ __device__ __forceinline__ int inputs_stride(enum matrix_kind ki
     return (bytes + (kind == MATRIX_FP8 ? 16 : 64)) / 2;
 }
 
-/* (x & mask) | bits, in one instruction. */
-static __device__ __forceinline__ uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits)
-{
-    uint32_t y;
-    asm("lop3.b32 %0, %1, %2, %3, 0xea;\n" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
-    return y;
-}
-
 /* Eight 4-bit weights: two steps' pairs. 0x6400 | n is 1024 + n in F16; in the upper places 1024 + 16 n. */
 static __device__ __forceinline__ void w4_pairs(uint32_t w, uint32_t *lo, uint32_t *hi)
 {
@@ -310,7 +302,7 @@ static __device__ void multiply(const struct kernel_args *a, const struct shared
 /* ---- inputs ---- */
 
 /* 16-bit inputs: one copy a column; `want`: of the columns it names, or NULL. The grid has passed a barrier since they were written. */
-static __device__ __forceinline__ void load_inputs(const struct kernel_args *a, const struct shared *s, const uint16_t *from, const int32_t *want,
+static __device__ __forceinline__ void load_inputs(const struct shared *s, const uint16_t *from, const int32_t *want,
                                                    const struct op_shape *shape, int stride, int cols, uint32_t *parity)
 {
     int k0 = (int)blockIdx.x % shape->slices * shape->slice_k, k1 = min(shape->k, k0 + shape->slice_k);

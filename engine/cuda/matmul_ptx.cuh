@@ -37,14 +37,6 @@ static __device__ __forceinline__ void copy_wait(int pending)
     }
 }
 
-/* (x & mask) | bits, in one instruction: of two constants the compiler makes two. */
-static __device__ __forceinline__ uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits)
-{
-    uint32_t y;
-    asm("lop3.b32 %0, %1, %2, %3, 0xea;\n" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
-    return y;
-}
-
 /* Four E4M3 bytes as F16 pairs that, times FP8_FACTOR, are their values. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
 #define FP8_FACTOR 1.f

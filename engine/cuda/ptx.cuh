@@ -29,6 +29,14 @@ static __device__ __forceinline__ uint32_t transpose_8x8(uint32_t x)
     return y;
 }
 
+/* (x & mask) | bits, in one instruction: of two constants the compiler makes two. */
+static __device__ __forceinline__ uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits)
+{
+    uint32_t y;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;\n" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
+    return y;
+}
+
 static __device__ __forceinline__ uint32_t half2_bits(__half2 h)
 {
     return *reinterpret_cast<uint32_t *>(&h);
@@ -124,6 +132,14 @@ static __device__ __forceinline__ void bulk_copy(uint32_t to, const void *from, 
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;\n" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(bar), "l"(policy)
                  : "memory");
+#endif
+}
+
+/* The barriers that this thread has begun are there for bulk copies too. */
+static __device__ __forceinline__ void fence_barriers()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
 #endif
 }
 

@@ -158,7 +158,7 @@ static inline struct matrix matrix_large(enum matrix_kind kind, int rows, int k)
     m.kind = kind, m.rows = rows, m.k = k;
     void *p;
     MUST(cudaMalloc(&p, (size_t)matrix_bytes(&m)));
-    fill_random<<<2048, 256>>>((uint8_t *)p, matrix_bytes(&m) / 4, kind, random_u32());
+    LAUNCH(fill_random, 2048, 256, 0, 0, (uint8_t *)p, matrix_bytes(&m) / 4, kind, random_u32());
     MUST(cudaGetLastError());
     m.data = p;
     if (kind == MATRIX_FP8) {

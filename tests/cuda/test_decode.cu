@@ -333,8 +333,10 @@ static void check(const struct shape *s, int context, int cols, bool neighbours)
         }
 }
 
-int main(void)
+/* With "few": what an emulation on the host gets through in seconds. */
+int main(int argc, char **argv)
 {
+    bool few = argc > 1 && strcmp(argv[1], "few") == 0;
     if (!gpu_is_there()) {
         printf("skipped: no GPU\n0 passed, 0 failed\n");
         return 0;
@@ -350,7 +352,14 @@ int main(void)
     const struct shape *all[] = {&w4, &fp8, &bf16, &f16};
     static const int contexts[] = {0, 1, 31, 32, 33, 63, 300, 1100};
     for (const struct shape *s : all)
-        for (int context : contexts) check(s, context, 1 + (int)(random_u32() % 8), false);
+        for (int context : contexts)
+            if (!few) check(s, context, 1 + (int)(random_u32() % 8), false);
+            else if (context == 0 || context == 33) check(s, context, 1 + (int)(random_u32() % 3), false);
+    if (few) {
+        for (const struct shape *s : all) check(s, 14, 3, true);
+        printf("%d passed, %d failed\n", passes, failures);
+        return failures ? 1 : 0;
+    }
     for (const struct shape *s : all) {
         check(s, 30, 8, false);
         check(s, 29, 8, true);
