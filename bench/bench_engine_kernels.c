@@ -33,8 +33,8 @@ static double measure(const struct kernels *k, const struct packed *w, int cols)
     float *y = must(sizeof *y * ROWS * (size_t)cols), *x = must(K * sizeof *x);
     for (int i = 0; i < K; i++) x[i] = (float)(i % 17) - 8;
     for (int c = 0; c < cols; c++) {
-        if (pack_format(w->type)->element) k->put_float(&a, c, x);
-        else k->put_q8(&a, c, x);
+        if (pack_format(w->type)->element) k->put_float(&a, c, x, 0, K);
+        else k->put_q8(&a, c, x, 0, K);
     }
     double start = cpu_seconds(), spent;
     int64_t rounds = 0;

@@ -25,6 +25,7 @@ static const char HELP[] =
     "  --seed N           the same seed gives the same text; default 0\n"
     "  --stop TEXT        end before this text; may be given 16 times\n"
     "  --ignore-eos       go on after the model's end\n"
+    "  --no-draft         no guessing of tokens from what stands in the text already: slower where it repeats, never other text\n"
     "  --json             one JSON object with the text, its tokens' certainty and timings\n"
     "  -t N, -c N         threads (default: the physical cores), context in tokens\n"
     "  --kernels NAME     auto (default: a GPU where there is one that the model fits, else the CPU), cpu, cuda, cuda:N, or a\n"
@@ -211,7 +212,7 @@ static int run(const struct options *o)
 /* ---- options ---- */
 
 enum { OPT_RAW = 256, OPT_SYSTEM, OPT_TEMP, OPT_TOP_K, OPT_TOP_P, OPT_MIN_P, OPT_TYPICAL, OPT_REPEAT, OPT_SEED, OPT_STOP, OPT_EOS,
-       OPT_JSON, OPT_KERNELS, OPT_HELP };
+       OPT_NO_DRAFT, OPT_JSON, OPT_KERNELS, OPT_HELP };
 static const struct option OPTIONS[] = {{"raw", no_argument, NULL, OPT_RAW},
                                         {"system", required_argument, NULL, OPT_SYSTEM},
                                         {"temp", required_argument, NULL, OPT_TEMP},
@@ -223,6 +224,7 @@ static const struct option OPTIONS[] = {{"raw", no_argument, NULL, OPT_RAW},
                                         {"seed", required_argument, NULL, OPT_SEED},
                                         {"stop", required_argument, NULL, OPT_STOP},
                                         {"ignore-eos", no_argument, NULL, OPT_EOS},
+                                        {"no-draft", no_argument, NULL, OPT_NO_DRAFT},
                                         {"json", no_argument, NULL, OPT_JSON},
                                         {"kernels", required_argument, NULL, OPT_KERNELS},
                                         {"help", no_argument, NULL, OPT_HELP},
@@ -281,6 +283,7 @@ static bool take_option(struct options *o, int option)
         o->stop[o->stops++] = optarg;
         return true;
     case OPT_EOS: return o->ignore_eos = true;
+    case OPT_NO_DRAFT: o->engine.draft_tokens = -1; return true;
     case OPT_JSON: return o->json = true;
     case OPT_KERNELS: o->engine.kernels = optarg; return true;
     default: return false;

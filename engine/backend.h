@@ -18,7 +18,7 @@ struct batch {
     const struct batch_run *run;  /* (runs) */
     const int32_t *want;          /* (wanted) columns whose logits are wanted, ascending */
     const uint8_t *need_logits;   /* (wanted) 0: only the row's statistics are looked at; NULL: every row's logits are */
-    bool (*abandoned)(void *ctx); /* asked now and then in a step: does nobody want it any more? NULL: somebody does */
+    bool (*abandoned)(void *ctx); /* asked often in a step, by one thread: does nobody want it any more? NULL: somebody does */
     void *ctx;
 };
 
@@ -39,6 +39,7 @@ struct backend_options {
     const char *kernels; /* of a CPU; NULL: the best there are */
     int threads, device; /* device: the GPU's number */
     bool pin, kv_q8;     /* kv_q8: the KV cache in 8 bits (Q8_0 on a CPU, E4M3 on a GPU), else F16 */
+    bool later;          /* what can be put off until after the first step is: settle() does it then. A CPU packs weights so */
     bool invariant;      /* a position's results never depend on the batch; a CPU's never do */
     int sparse_pages;    /* 0: dense; else decoding reads at most so many pages of the past, where the backend can */
     int pages, pages_max; /* pages 0: as many as fit beside the weights and the work space, at most pages_max (a GPU only) */
@@ -53,6 +54,9 @@ struct backend {
     /* ERR_CANCELLED: it was abandoned, and nothing of it counts. Other errors end all that runs. */
     ERR_CHECKED enum err_code (*forward)(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
     void (*stats)(struct backend *b, const float *logits, int n, struct logit_stats *out); /* NULL where every step brings them */
+    /* Some tens of milliseconds of work that makes later steps faster; the second step does what is left of it. False:
+     * nothing is. May be NULL. */
+    bool (*settle)(struct backend *b);
     void (*close)(struct backend *b);
 };
 

@@ -7,6 +7,7 @@
 #include "engine/sched_draft.h"
 #include "engine/template.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,6 +64,24 @@ static void quantization_of(const struct gguf *gguf, char *out, size_t size)
         if (MIXES[i].file_type == file_type) (void)snprintf(out, size, "%s", MIXES[i].name);
 }
 
+static void *identify(void *arg)
+{
+    struct engine *g = arg;
+    model_identity(g->model->gguf, g->identity);
+    return NULL;
+}
+
+/* The model's identity while the tokenizer is made: both take some milliseconds. */
+static enum err_code identify_and_tokenize(struct engine *g, struct err *e)
+{
+    pthread_t thread;
+    bool beside = pthread_create(&thread, NULL, identify, g) == 0;
+    enum err_code code = tokenizer_open(&g->tokenizer, g->model->gguf, e);
+    if (beside) (void)pthread_join(thread, NULL);
+    else (void)identify(g);
+    return code;
+}
+
 static enum err_code read_file(struct engine *g, const char *path, int context_tokens, struct err *e)
 {
     struct gguf *gguf;
@@ -72,8 +91,7 @@ static enum err_code read_file(struct engine *g, const char *path, int context_t
         gguf_close(gguf);
         return code;
     }
-    if ((code = tokenizer_open(&g->tokenizer, gguf, e))) return code;
-    model_identity(gguf, g->identity);
+    if ((code = identify_and_tokenize(g, e))) return code;
     struct gguf_string chat = gguf_str(gguf, "tokenizer.chat_template");
     g->name = name_of(gguf, path);
     g->chat_source = copy_string(chat);
@@ -139,7 +157,7 @@ static enum err_code start_on_device(struct engine *g, const struct engine_optio
     struct sched_options s = sched_options_of(g, o);
     if (s.context_tokens < 2) return err_set(e, ERR_INVALID, "a context of %d tokens; 2 are the least", s.context_tokens);
     struct backend_options b = {.threads = o->threads, .pin = o->pin, .kv_q8 = o->kv == ENGINE_KV_Q8_0, .invariant = o->invariant,
-                                .sparse_pages = o->sparse_pages, .context_tokens = s.context_tokens,
+                                .sparse_pages = o->sparse_pages, .context_tokens = s.context_tokens, .later = true,
                                 .cols_max = sched_cols_max(&s), .wanted_max = sched_wanted_max(&s)};
     enum err_code code = set_pages(g, o, &s, &b, e);
     if (!code) code = device_open(&g->device, &g->backend, g->model, b, e);

@@ -656,6 +656,16 @@ int64_t gguf_array_floats(const struct gguf *g, const char *name, float *out, in
     return (int64_t)k->count;
 }
 
+void gguf_drop_tensor(const struct gguf *gguf, const struct gguf_tensor *t)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
+    uintptr_t at = ((uintptr_t)t->data + page) & ~page, end = ((uintptr_t)t->data + (uintptr_t)t->bytes) & ~page;
+    for (int i = 0; i < gguf->part_count && at < end; i++) {
+        uintptr_t start = (uintptr_t)gguf->parts[i].data;
+        if (gguf->parts[i].mapped && at >= start && end <= start + gguf->parts[i].len) (void)madvise((void *)at, end - at, MADV_DONTNEED);
+    }
+}
+
 void gguf_drop_pages(const struct gguf *gguf)
 {
     for (int i = 0; i < gguf->part_count; i++)

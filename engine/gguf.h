@@ -65,6 +65,7 @@ int64_t gguf_array_floats(const struct gguf *gguf, const char *key, float *out, 
 int64_t gguf_file_bytes(const struct gguf *gguf);
 /* The tensors' bytes have been copied: mapped pages need no memory until they are read again. */
 void gguf_drop_pages(const struct gguf *gguf);
+void gguf_drop_tensor(const struct gguf *gguf, const struct gguf_tensor *tensor);
 /* The first part's bytes from its start to the end of the tensor table (metadata and shapes): what an identity hashes. */
 const void *gguf_header(const struct gguf *gguf, size_t *len);
 

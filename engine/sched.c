@@ -12,8 +12,12 @@
 
 #include "base/clock.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+enum { SETTLE_AFTER_MS = 50 };
 
 /* ---- lists ---- */
 
@@ -252,12 +256,36 @@ void sched_preempt(struct sched *s)
 
 /* ---- the thread ---- */
 
+static bool nothing_to_do(const struct sched *s)
+{
+    return !s->stop && !s->inbox.first && !s->cancelled && !s->running.first && !s->queue.first;
+}
+
+/* The backend does what it has put off once nobody has asked for a while: a first request would have to wait for it. Holds
+ * the lock but for that. */
+static void settle(struct sched *s)
+{
+    struct timespec until;
+    (void)clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += SETTLE_AFTER_MS * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    while (nothing_to_do(s))
+        if (pthread_cond_timedwait(&s->wake, &s->lock, &until) == ETIMEDOUT) break;
+    for (bool more = s->backend->settle != NULL; more && nothing_to_do(s);) {
+        (void)pthread_mutex_unlock(&s->lock);
+        more = s->backend->settle(s->backend);
+        (void)pthread_mutex_lock(&s->lock);
+        s->settled = !more;
+    }
+}
+
 /* Waits for work. False: stop. */
 static bool collect(struct sched *s)
 {
     (void)pthread_mutex_lock(&s->lock);
-    while (!s->stop && !s->inbox.first && !s->cancelled && !s->running.first && !s->queue.first)
-        (void)pthread_cond_wait(&s->wake, &s->lock);
+    if (!s->settled && nothing_to_do(s)) settle(s);
+    while (nothing_to_do(s)) (void)pthread_cond_wait(&s->wake, &s->lock);
     while (s->inbox.first) {
         struct seq *q = s->inbox.first;
         list_remove(&s->inbox, q);
@@ -383,7 +411,12 @@ enum err_code sched_open(struct sched **out, struct backend *backend, const stru
     s->tokenizer = tokenizer;
     s->options = *options;
     (void)pthread_mutex_init(&s->lock, NULL);
-    (void)pthread_cond_init(&s->wake, NULL);
+    s->settled = backend->settle == NULL;
+    pthread_condattr_t monotonic;
+    (void)pthread_condattr_init(&monotonic);
+    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&s->wake, &monotonic);
+    (void)pthread_condattr_destroy(&monotonic);
     enum err_code code = take_memory(s, e);
     if (!code) {
         publish(s);

@@ -40,6 +40,7 @@ struct sched {
     struct seq **live; /* (live_count) every sequence that has not ended, for cancel */
     int live_count, waiting;
     bool stop, cancelled;
+    bool settled; /* the thread's own: the backend has put nothing off */
     struct engine_stats published;
 
     /* The scheduler thread's own. */

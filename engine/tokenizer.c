@@ -119,6 +119,12 @@ static void set_piece(struct tokenizer *t, struct token *token, struct gguf_stri
     t->text_len += n;
 }
 
+static uint64_t hash_token(const struct tokenizer *t, int32_t id)
+{
+    const struct token *token = &t->tokens[id];
+    return hash_bytes(t->seed, t->text + token->raw_at, token->raw_len) + token->literal;
+}
+
 /* False: out of memory. */
 static bool map_grow(struct tokenizer *t)
 {
@@ -129,26 +135,39 @@ static bool map_grow(struct tokenizer *t)
     t->map = (struct token_map){slots, size - 1};
     for (uint32_t i = 0; i <= old.mask; i++) {
         if (!old.slots[i].id) continue;
-        const struct token *token = &t->tokens[old.slots[i].id - 1];
-        const char *raw = t->text + token->raw_at;
-        *map_slot(t, hash_bytes(t->seed, raw, token->raw_len) + token->literal, raw, token->raw_len, token->literal) = old.slots[i];
+        int32_t id = (int32_t)old.slots[i].id - 1;
+        const struct token *token = &t->tokens[id];
+        *map_slot(t, hash_token(t, id), t->text + token->raw_at, token->raw_len, token->literal) = old.slots[i];
     }
     free(old.slots);
     return true;
 }
 
 /* Of two equal pieces the first counts. False: out of memory. */
-static bool map_token(struct tokenizer *t, int32_t id)
+static bool map_token(struct tokenizer *t, int32_t id, uint64_t hash)
 {
     const struct token *token = &t->tokens[id];
     if (token->raw_len == 0 || token->raw_len > TOKEN_BYTES_MAX) return true;
     if ((uint64_t)t->known * 2 > t->map.mask && !map_grow(t)) return false;
     if (token->raw_len > t->piece_max) t->piece_max = token->raw_len;
     const char *raw = t->text + token->raw_at;
-    uint64_t hash = hash_bytes(t->seed, raw, token->raw_len) + token->literal;
     struct slot *slot = map_slot(t, hash, raw, token->raw_len, token->literal);
     if (!slot->id) *slot = (struct slot){(uint32_t)id + 1, (uint32_t)(hash >> 32)};
     return true;
+}
+
+/* The map has room for all of them. Their slots lie far apart: each is asked for some tokens before it is used. */
+static void map_vocabulary(struct tokenizer *t, const struct gguf_string *pieces)
+{
+    enum { AHEAD = 16 };
+    uint64_t hashes[AHEAD];
+    for (int i = 0; i < t->count + AHEAD; i++) {
+        if (i >= AHEAD) (void)map_token(t, i - AHEAD, hashes[i % AHEAD]);
+        if (i >= t->count) continue;
+        set_piece(t, &t->tokens[i], pieces[i]);
+        hashes[i % AHEAD] = hash_token(t, i);
+        __builtin_prefetch(&t->map.slots[(uint32_t)hashes[i % AHEAD] & t->map.mask], 1);
+    }
 }
 
 static uint64_t bytes_of(const struct gguf_string *strings, int64_t count)
@@ -202,20 +221,21 @@ out:
     return code;
 }
 
-/* The token that a merge makes: a vocabulary lists them mostly in the order of the merges, so that the one after the
- * last is looked at first; a text that is no token gets an id past the vocabulary. -1: out of memory. */
-static int32_t merged_token(struct tokenizer *t, const char *raw, size_t len, int32_t guess)
+/* The token that a merge makes: a vocabulary lists them mostly in the order of the merges, so that the last one (which may
+ * have several) and the one after it are looked at first; a text that is no token gets an id past the vocabulary.
+ * -1: out of memory. */
+static int32_t merged_token(struct tokenizer *t, const char *raw, size_t len, int32_t last)
 {
-    if (guess < t->count) {
-        const struct token *token = &t->tokens[guess];
-        if (token->raw_len == len && !token->literal && memcmp(t->text + token->raw_at, raw, len) == 0) return guess;
+    for (int32_t id = last; id < t->count && id <= last + 1; id++) {
+        const struct token *token = &t->tokens[id];
+        if (token->raw_len == len && !token->literal && memcmp(t->text + token->raw_at, raw, len) == 0) return id;
     }
     int32_t id = tokenizer_lookup(t, raw, len, false);
     if (id >= 0) return id;
     id = t->known++;
     uint32_t at = pool_add(t, raw, len);
     t->tokens[id] = (struct token){.at = at, .len = (uint32_t)len, .raw_at = at, .raw_len = (uint32_t)len, .splits = -1};
-    return map_token(t, id) ? id : -1;
+    return map_token(t, id, hash_token(t, id)) ? id : -1;
 }
 
 /* The list of a token's splits grows at its end: the first of two equal merges counts. */
@@ -242,7 +262,7 @@ static enum err_code read_merges(struct tokenizer *t, const struct gguf_string *
         size_t right = left == SIZE_MAX ? SIZE_MAX : decode_piece(space + 1, line->len - a - 1, scratch + left);
         if (left == SIZE_MAX || right == SIZE_MAX || left == 0 || right == 0) continue; /* no text can hold it */
         if (left + right > TOKEN_BYTES_MAX) continue;
-        if ((last = merged_token(t, scratch, left + right, last + 1)) < 0)
+        if ((last = merged_token(t, scratch, left + right, last)) < 0)
             return err_set(e, ERR_MEMORY, "no memory for %lld merges", (long long)count);
         add_split(t, last, (uint32_t)left, (int32_t)i);
     }
@@ -270,10 +290,7 @@ static enum err_code read_vocabulary(struct tokenizer *t, const struct gguf *ggu
     (void)gguf_array_strings(gguf, "tokenizer.ggml.merges", lines, merges);
     t->count = t->known = (int)count;
     if ((code = make_room(t, bytes_of(strings, count), merges, bytes_of(lines, merges), e))) goto out;
-    for (int i = 0; i < t->count; i++) {
-        set_piece(t, &t->tokens[i], strings[i]);
-        (void)map_token(t, i); /* the map has room for all of them */
-    }
+    map_vocabulary(t, strings);
     if ((code = read_kinds(t, gguf, e))) goto out;
     if (!t->spm) code = read_merges(t, lines, merges, e);
 out:

@@ -153,7 +153,7 @@ enum err_code cpu_open(struct backend **out, const struct model *model, const st
         measure(c, o);
         code = take_buffers(c, e);
     }
-    if (!code) code = cpu_pack(c, e);
+    if (!code) code = cpu_pack(c, o->later, e);
     if (code) {
         cpu_close(&c->backend);
         return code;
@@ -164,6 +164,7 @@ enum err_code cpu_open(struct backend **out, const struct model *model, const st
                                   .token_bytes = c->bytes,
                                   .forward = cpu_forward,
                                   .stats = cpu_stats,
+                                  .settle = cpu_settle,
                                   .close = cpu_close};
     *out = &c->backend;
     return ERR_OK;

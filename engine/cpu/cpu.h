@@ -6,6 +6,16 @@
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/pool.h"
 
+#include <stdatomic.h>
+
+/* Where a matrix's rows lie in the file: rows [first, first + rows) of a tensor. */
+struct packing {
+    struct packed *to;
+    const struct gguf_tensor *from;
+    int64_t first;
+    int rotate_head, rotated; /* rope's neighbouring pairs become halves: rows of each head are put in that order; 0: no */
+};
+
 /* What a matrix's input has to be turned into. */
 enum { FORM_Q8 = 1, FORM_FLOAT = 2 };
 
@@ -40,6 +50,12 @@ struct cpu {
     struct packed output;
     uint8_t *weights; /* every matrix's panels, one mapping */
     size_t weights_bytes;
+    struct packing *later; /* (later_count) matrices, of which those from later_next on are not packed yet */
+    int later_count, later_next;
+    int64_t later_bytes;   /* of all of them */
+    uint8_t *panels;       /* (members, panel_size): where a member packs a panel of those for itself */
+    size_t panel_size;
+    bool stepped;
     float *output_norm, *output_bias;
     int form_output;
     int cols_max, wanted_max, pages;
@@ -53,7 +69,7 @@ struct cpu {
 
     /* One step. Rows of x, y, q … are columns of the batch. */
     const struct batch *batch;
-    bool abandoned;           /* nobody wants it any more: written by member 0, read by all between two barriers */
+    _Atomic bool abandoned;   /* nobody wants it any more */
     float *x, *y;             /* (cols, embedding) residual stream; what a block adds to it */
     float *q, *k, *v, *attn;  /* (cols, q_dim / kv_dim) */
     float *gate, *up;         /* (cols, ffn_dim) */
@@ -71,9 +87,14 @@ struct cpu {
     size_t buffers_bytes;
 };
 
-/* Fill c->layer, c->output … from the model's tensors. */
-ERR_CHECKED enum err_code cpu_pack(struct cpu *c, struct err *e);
+/* Fill c->layer, c->output … from the model's tensors; with `later` those matrices that the first steps can read from
+ * the file are left to cpu_settle. */
+ERR_CHECKED enum err_code cpu_pack(struct cpu *c, bool later, struct err *e);
 void cpu_unpack(struct cpu *c);
+/* Pack some more of what can wait. False: all is packed. */
+bool cpu_settle(struct backend *b);
+/* Panel `panel` of a matrix from its file's rows to `to`; for types that pack_quick() names. */
+void packing_panel(const struct kernels *k, const struct packing *p, int panel, uint8_t *to);
 enum err_code cpu_forward(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
 
 #endif

@@ -13,7 +13,12 @@
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK_BYTES = 384 << 10 }; /* activations worked on together: with some panels they fit a 1 MiB cache */
+enum {
+    BLOCK_BYTES = 384 << 10, /* activations worked on together: with some panels they fit a 1 MiB cache */
+    TAKE_BYTES = 128 << 10,  /* of weights taken at a time where they come from memory: a member's takes are neighbours */
+    FEW_COLS = 16,           /* up to which a product waits for the weights */
+    PIECE = 1024,            /* of a column, where few columns are shared out */
+};
 
 struct product {
     const struct packed *w;
@@ -29,9 +34,43 @@ static struct acts slice(const struct acts *a, size_t first, int cols)
                          .ds16 = a->ds16 + n / 16, .n32 = a->n32 + n / 32, .n16 = a->n16 + n / 16, .f = a->f + n};
 }
 
-/* Some panels of one matrix, in blocks of columns that stay in the second-level cache with them. */
-static void multiply_panels(const struct cpu *c, const struct acts *x, const struct product *p, int panel, int end)
+/* Asked by member 0 between two pieces of work; when nobody wants the step, every member walks through its rest with
+ * nothing to do. */
+static bool go_on(struct cpu *c, int member)
 {
+    const struct batch *b = c->batch;
+    if (atomic_load_explicit(&c->abandoned, memory_order_relaxed)) return false;
+    if (member != 0 || !b->abandoned || !b->abandoned(b->ctx)) return true;
+    atomic_store_explicit(&c->abandoned, true, memory_order_relaxed);
+    return false;
+}
+
+/* The index of the next piece of work, or `total`. */
+static int take(struct cpu *c, int member, int total)
+{
+    return go_on(c, member) ? pool_take(c->pool, 1) : total;
+}
+
+#define EACH(i, total) for (int i; (i = take(c, member, total)) < (total);)
+
+/* Panels that are still rows of the file: each is packed where its member keeps one, and used while the caches hold it. */
+static void multiply_unpacked(const struct cpu *c, int member, const struct acts *x, const struct product *p, int panel, int end)
+{
+    struct packed one = *p->w;
+    one.data = c->panels + (size_t)member * c->panel_size;
+    for (int i = panel; i < end; i++) {
+        packing_panel(c->kernels, p->w->unpacked, i, one.data);
+        c->kernels->matmul(&one, 0, x, p->y + (size_t)i * PANEL_ROWS, p->ldy);
+    }
+}
+
+/* Some panels of one matrix, in blocks of columns that stay in the second-level cache with them. */
+static void multiply_panels(const struct cpu *c, int member, const struct acts *x, const struct product *p, int panel, int end)
+{
+    if (p->w->unpacked) {
+        multiply_unpacked(c, member, x, p, panel, end);
+        return;
+    }
     int bytes = pack_format(p->w->type)->element ? 4 : 1, widest = c->kernels->widest;
     int block = (BLOCK_BYTES / (x->k * bytes) / widest) * widest;
     if (block < widest) block = widest;
@@ -43,27 +82,31 @@ static void multiply_panels(const struct cpu *c, const struct acts *x, const str
 }
 
 /* y = W x for each product, shared out by panels. */
-static void multiply_all(struct cpu *c, const struct acts *x, const struct product *list, int count)
+static void multiply_all(struct cpu *c, int member, const struct acts *x, const struct product *list, int count)
 {
-    int total = 0;
+    int total = 0, step = x->cols > FEW_COLS ? 4 : TAKE_BYTES / (int)list[0].w->panel_bytes;
     for (int i = 0; i < count; i++) total += list[i].w->panels;
-    int step = total / (pool_threads(c->pool) * 8), most = x->cols > 1 ? 4 : 16;
-    step = step < 1 ? 1 : step > most ? most : step;
-    for (int at; (at = pool_take(c->pool, step)) < total;) {
-        int end = at + step < total ? at + step : total, before = 0;
+    if (step > total / (pool_threads(c->pool) * 8)) step = total / (pool_threads(c->pool) * 8);
+    for (int at, end; go_on(c, member) && pool_share(c->pool, member, total, step < 1 ? 1 : step, &at, &end);) {
+        int before = 0;
         for (int i = 0; i < count && at < end; before += list[i++].w->panels) {
             int here = before + list[i].w->panels;
             if (at >= here) continue;
-            multiply_panels(c, x, &list[i], at - before, (end < here ? end : here) - before);
+            multiply_panels(c, member, x, &list[i], at - before, (end < here ? end : here) - before);
             at = end < here ? end : here;
         }
     }
 }
 
+static void put_part(const struct cpu *c, struct acts *a, int col, const float *x, int form, int from, int end)
+{
+    if (form & FORM_Q8) c->kernels->put_q8(a, col, x, from, end);
+    if (form & FORM_FLOAT) c->kernels->put_float(a, col, x, from, end);
+}
+
 static void put(const struct cpu *c, struct acts *a, int col, const float *x, int form)
 {
-    if (form & FORM_Q8) c->kernels->put_q8(a, col, x);
-    if (form & FORM_FLOAT) c->kernels->put_float(a, col, x);
+    put_part(c, a, col, x, form, 0, a->k);
 }
 
 static float *row(float *base, int col, int width)
@@ -142,23 +185,25 @@ static uint16_t *kv_of(const struct cpu *c, int layer, int value)
     return c->kv + (size_t)layer * c->layer_stride + (value ? c->layer_stride / 2 : 0);
 }
 
-/* Biases, norms and rotation of one column's Q and K; its K and V go to their page. */
-static void place_col(struct cpu *c, int layer, int col)
+/* Biases, norms and rotation of `count` KV heads of a column from `first` on, and of the Q heads that read them; K and V go
+ * to their page. */
+static void place_heads(struct cpu *c, int layer, int col, int first, int count)
 {
     const struct model *m = c->model;
     const struct cpu_layer *l = &c->layer[layer];
     const float *angles = row(c->angles, col, 2 * m->rotated) + (m->layer[layer].local_rope ? m->rotated : 0);
-    float *q = row(c->q, col, c->q_dim), *k = row(c->k, col, c->kv_dim), *v = row(c->v, col, c->kv_dim);
-    if (l->q_bias) c->kernels->add(q, l->q_bias, c->q_dim, 1);
-    if (l->k_bias) c->kernels->add(k, l->k_bias, c->kv_dim, 1);
-    if (l->v_bias) c->kernels->add(v, l->v_bias, c->kv_dim, 1);
-    turn_heads(c, q, m->heads, l->q_norm, angles, m->attention_scale);
-    turn_heads(c, k, m->kv_heads, l->k_norm, angles, 1);
+    int group = m->heads / m->kv_heads, at_q = first * group * m->head_dim, at = first * m->head_dim, n = count * m->head_dim;
+    float *q = row(c->q, col, c->q_dim) + at_q, *k = row(c->k, col, c->kv_dim) + at, *v = row(c->v, col, c->kv_dim) + at;
+    if (l->q_bias) c->kernels->add(q, l->q_bias + at_q, n * group, 1);
+    if (l->k_bias) c->kernels->add(k, l->k_bias + at, n, 1);
+    if (l->v_bias) c->kernels->add(v, l->v_bias + at, n, 1);
+    turn_heads(c, q, count * group, l->q_norm, angles, m->attention_scale);
+    turn_heads(c, k, count, l->k_norm, angles, 1);
     int position = c->position[col];
     size_t page = (size_t)c->pages_of[col][position / KV_PAGE_TOKENS] * c->page_stride;
-    for (int h = 0; h < m->kv_heads; h++) {
-        size_t at = page + (size_t)h * c->head_stride;
-        (c->kv_q8 ? c->kernels->put_kv_q8 : c->kernels->put_kv)(kv_of(c, layer, 0) + at, kv_of(c, layer, 1) + at,
+    for (int h = 0; h < count; h++) {
+        size_t to = page + (size_t)(first + h) * c->head_stride;
+        (c->kv_q8 ? c->kernels->put_kv_q8 : c->kernels->put_kv)(kv_of(c, layer, 0) + to, kv_of(c, layer, 1) + to,
                                                                 position % KV_PAGE_TOKENS, k + h * m->head_dim,
                                                                 v + h * m->head_dim, m->head_dim);
     }
@@ -188,40 +233,75 @@ static void attend_tile(struct cpu *c, int layer, const struct batch_run *run, i
     c->kernels->attend(&a);
 }
 
-static void attention(struct cpu *c, int layer)
+static void attention(struct cpu *c, int layer, int member)
 {
     const struct batch *b = c->batch;
     int tiles = c->tiles[b->runs], total = tiles * c->model->kv_heads;
-    for (int at; (at = pool_take(c->pool, 1)) < total;) {
+    EACH(at, total)
+    {
         int tile = at % tiles, run = 0;
         while (tile >= c->tiles[run + 1]) run++;
         attend_tile(c, layer, &b->run[run], tile - c->tiles[run], at / tiles);
     }
 }
 
-#define EACH_COL(col, cols) for (int col; (col = pool_take(c->pool, 1)) < (cols);)
+/* Sequences with one column each, and every KV head's queries in one tile: its K, V and Q, its attention and what follows
+ * are one piece of work, so that little of decoding is left to one member while the others wait. */
+static bool one_piece(const struct cpu *c)
+{
+    const struct model *m = c->model;
+    return c->batch->runs == c->batch->cols && c->tiles[c->batch->runs] == c->batch->runs &&
+           m->heads / m->kv_heads * m->head_dim % PACK_BLOCK == 0;
+}
 
-/* Q, K and V of every column; K and V go to their pages. */
-static void project_block(struct cpu *c, int layer)
+static void attend_pieces(struct cpu *c, int layer, struct acts *x, bool all, int member)
+{
+    const struct batch *b = c->batch;
+    int width = c->q_dim / c->model->kv_heads;
+    EACH(at, b->runs * c->model->kv_heads)
+    {
+        const struct batch_run *run = &b->run[at % b->runs];
+        int head = at / b->runs, col = run->first;
+        place_heads(c, layer, col, head, 1);
+        attend_tile(c, layer, run, 0, head);
+        if (all) put_part(c, x, col, row(c->attn, col, c->q_dim), c->layer[layer].form_o, head * width, (head + 1) * width);
+    }
+}
+
+/* Q, K and V of every column. */
+static void project_block(struct cpu *c, int layer, int member)
 {
     const struct cpu_layer *l = &c->layer[layer];
     struct acts x = acts_for(&c->acts_embed, c->batch->cols);
     size_t ldq = (size_t)c->q_dim, ldk = (size_t)c->kv_dim;
-    multiply_all(c, &x, (struct product[]){{&l->q, c->q, ldq}, {&l->k, c->k, ldk}, {&l->v, c->v, ldk}}, 3);
-    pool_barrier(c->pool);
-    EACH_COL(col, c->batch->cols) place_col(c, layer, col);
+    multiply_all(c, member, &x, (struct product[]){{&l->q, c->q, ldq}, {&l->k, c->k, ldk}, {&l->v, c->v, ldk}}, 3);
     pool_barrier(c->pool);
 }
 
-static void attention_block(struct cpu *c, int layer, const struct rows *rows)
+/* K and V go to their pages; nothing more is wanted of this layer. */
+static void place_block(struct cpu *c, int layer, int member)
+{
+    EACH(col, c->batch->cols) place_heads(c, layer, col, 0, c->model->kv_heads);
+}
+
+static void attention_block(struct cpu *c, int layer, const struct rows *rows, int member)
 {
     const struct cpu_layer *l = &c->layer[layer];
     struct acts x = acts_for(&c->acts_q, rows->count);
-    attention(c, layer);
+    bool pieces = one_piece(c), all = rows->count == c->batch->cols;
+    if (pieces) {
+        attend_pieces(c, layer, &x, all, member);
+    } else {
+        place_block(c, layer, member);
+        pool_barrier(c->pool);
+        attention(c, layer, member);
+    }
     pool_barrier(c->pool);
-    EACH_COL(i, rows->count) put(c, &x, i, row(c->attn, col_of(rows, i), c->q_dim), l->form_o);
-    pool_barrier(c->pool);
-    multiply_all(c, &x, (struct product[]){{&l->o, c->y, (size_t)c->model->embedding}}, 1);
+    if (!pieces || !all) {
+        EACH(i, rows->count) put(c, &x, i, row(c->attn, col_of(rows, i), c->q_dim), l->form_o);
+        pool_barrier(c->pool);
+    }
+    multiply_all(c, member, &x, (struct product[]){{&l->o, c->y, (size_t)c->model->embedding}}, 1);
     pool_barrier(c->pool);
 }
 
@@ -230,20 +310,27 @@ static void activate(const struct cpu *c, float *gate, const float *up, int n)
     (c->model->arch->gelu ? c->kernels->gelu_mul : c->kernels->silu_mul)(gate, up, n);
 }
 
-static void dense_block(struct cpu *c, const struct cpu_layer *l, int rows)
+static void activate_block(struct cpu *c, struct acts *h, int rows, int form, int member)
+{
+    int piece = rows > FEW_COLS ? c->ffn_dim : PIECE, pieces = (c->ffn_dim + piece - 1) / piece;
+    EACH(at, rows * pieces)
+    {
+        int i = at / pieces, from = at % pieces * piece, n = c->ffn_dim - from < piece ? c->ffn_dim - from : piece;
+        float *gate = row(c->gate, i, c->ffn_dim);
+        activate(c, gate + from, row(c->up, i, c->ffn_dim) + from, n);
+        put_part(c, h, i, gate, form, from, from + n);
+    }
+}
+
+static void dense_block(struct cpu *c, const struct cpu_layer *l, int rows, int member)
 {
     size_t ld = (size_t)c->ffn_dim;
     struct acts x = acts_for(&c->acts_embed, rows), h = acts_for(&c->acts_ffn, rows);
-    multiply_all(c, &x, (struct product[]){{&l->gate, c->gate, ld}, {&l->up, c->up, ld}}, 2);
+    multiply_all(c, member, &x, (struct product[]){{&l->gate, c->gate, ld}, {&l->up, c->up, ld}}, 2);
     pool_barrier(c->pool);
-    EACH_COL(i, rows)
-    {
-        float *gate = row(c->gate, i, c->ffn_dim);
-        activate(c, gate, row(c->up, i, c->ffn_dim), c->ffn_dim);
-        put(c, &h, i, gate, l->form_down);
-    }
+    activate_block(c, &h, rows, l->form_down, member);
     pool_barrier(c->pool);
-    multiply_all(c, &h, (struct product[]){{&l->down, c->y, (size_t)c->model->embedding}}, 1);
+    multiply_all(c, member, &h, (struct product[]){{&l->down, c->y, (size_t)c->model->embedding}}, 1);
     pool_barrier(c->pool);
 }
 
@@ -303,11 +390,11 @@ static void sort_pairs(struct cpu *c, int rows)
 }
 
 /* y[pair] = W[expert of the pair] x[pair] for up to two lists of matrices. */
-static void multiply_experts(struct cpu *c, int k, const struct packed *const lists[2], float *const ys[2], size_t ldy)
+static void multiply_experts(struct cpu *c, int member, int k, const struct packed *const lists[2], float *const ys[2], size_t ldy)
 {
     int panels = lists[0][0].panels, per_expert = panels * (lists[1] ? 2 : 1), total = per_expert * c->model->experts;
     int step = panels < 8 ? panels : 8;
-    for (int at; (at = pool_take(c->pool, step)) < total;) {
+    for (int at; go_on(c, member) && (at = pool_take(c->pool, step)) < total;) {
         for (int end = at + step < total ? at + step : total; at < end; at++) {
             int expert = at / per_expert, which = at % per_expert / panels;
             struct acts a = segment(c, expert, k);
@@ -334,48 +421,48 @@ static void sum_experts(struct cpu *c, int col)
         c->kernels->add(y, row(c->experts.y, c->experts.pair[i], n), n, c->experts.weight[i]);
 }
 
-static void expert_block(struct cpu *c, const struct cpu_layer *l, int rows)
+static void expert_block(struct cpu *c, const struct cpu_layer *l, int rows, int member)
 {
     const struct model *m = c->model;
     struct experts *x = &c->experts;
     int pairs = rows * m->experts_used, d = m->embedding, ffn = c->ffn_dim;
     struct acts in = acts_for(&c->acts_embed, rows);
-    multiply_all(c, &in, (struct product[]){{&l->router, x->scores, x->stride}}, 1);
+    multiply_all(c, member, &in, (struct product[]){{&l->router, x->scores, x->stride}}, 1);
     pool_barrier(c->pool);
-    EACH_COL(i, rows) choose_experts(c, i);
+    EACH(i, rows) choose_experts(c, i);
     pool_barrier(c->pool);
-    EACH_COL(once, 1) sort_pairs(c, rows);
+    EACH(once, 1) sort_pairs(c, rows);
     pool_barrier(c->pool);
-    EACH_COL(pair, pairs) put_pair(c, pair, row(x->in, x->col[pair] / m->experts_used, d), d, l->form_ffn);
+    EACH(pair, pairs) put_pair(c, pair, row(x->in, x->col[pair] / m->experts_used, d), d, l->form_ffn);
     pool_barrier(c->pool);
-    multiply_experts(c, d, (const struct packed *const[2]){l->gates, l->ups}, (float *const[2]){c->gate, c->up}, (size_t)ffn);
+    multiply_experts(c, member, d, (const struct packed *const[2]){l->gates, l->ups}, (float *const[2]){c->gate, c->up}, (size_t)ffn);
     pool_barrier(c->pool);
-    EACH_COL(pair, pairs)
+    EACH(pair, pairs)
     {
         activate(c, row(c->gate, pair, ffn), row(c->up, pair, ffn), ffn);
         put_pair(c, pair, row(c->gate, pair, ffn), ffn, l->form_down);
     }
     pool_barrier(c->pool);
-    multiply_experts(c, ffn, (const struct packed *const[2]){l->downs, NULL}, (float *const[2]){x->y, NULL}, (size_t)d);
+    multiply_experts(c, member, ffn, (const struct packed *const[2]){l->downs, NULL}, (float *const[2]){x->y, NULL}, (size_t)d);
     pool_barrier(c->pool);
-    EACH_COL(i, rows) sum_experts(c, i);
+    EACH(i, rows) sum_experts(c, i);
     pool_barrier(c->pool);
 }
 
-static void output(struct cpu *c)
+static void output(struct cpu *c, int member)
 {
     const struct model *m = c->model;
     struct acts x = acts_for(&c->acts_out, c->batch->wanted);
-    EACH_COL(i, c->batch->wanted)
+    EACH(i, c->batch->wanted)
     {
         float *hidden = row(c->hidden, i, m->embedding);
         c->kernels->rms_norm(hidden, row(c->x, c->batch->want[i], m->embedding), c->output_norm, m->embedding, m->norm_eps);
         put(c, &x, i, hidden, c->form_output);
     }
     pool_barrier(c->pool);
-    multiply_all(c, &x, (struct product[]){{&c->output, c->logits, c->logits_stride}}, 1);
+    multiply_all(c, member, &x, (struct product[]){{&c->output, c->logits, c->logits_stride}}, 1);
     pool_barrier(c->pool);
-    EACH_COL(i, c->batch->wanted)
+    EACH(i, c->batch->wanted)
     {
         float *logits = c->logits + (size_t)i * c->logits_stride;
         int n = (int)c->logits_stride;
@@ -392,8 +479,8 @@ static void layer_rest(struct cpu *c, int layer, const struct rows *rows, int me
     const struct cpu_layer *l = &c->layer[layer];
     bool experts = c->model->experts > 0;
     struct acts x = acts_for(&c->acts_embed, rows->count);
-    attention_block(c, layer, rows);
-    EACH_COL(i, rows->count)
+    attention_block(c, layer, rows, member);
+    EACH(i, rows->count)
     {
         join(c, i, col_of(rows, i), l->o_bias, l->attn_post);
         norm_into(c, &x, i, col_of(rows, i), l->ffn_norm, experts ? l->form_router : l->form_ffn, member);
@@ -402,10 +489,10 @@ static void layer_rest(struct cpu *c, int layer, const struct rows *rows, int me
                    (size_t)c->model->embedding * sizeof(float));
     }
     pool_barrier(c->pool);
-    if (experts) expert_block(c, l, rows->count);
-    else dense_block(c, l, rows->count);
+    if (experts) expert_block(c, l, rows->count, member);
+    else dense_block(c, l, rows->count, member);
     const struct cpu_layer *next = layer + 1 < c->model->layers ? l + 1 : NULL;
-    EACH_COL(i, rows->count)
+    EACH(i, rows->count)
     {
         join(c, i, col_of(rows, i), NULL, l->ffn_post);
         if (next) norm_into(c, &x, i, col_of(rows, i), next->attn_norm, next->form_in, member);
@@ -419,7 +506,7 @@ static void step(void *ctx, int member)
     const struct batch *b = c->batch;
     struct rows all = {b->cols, NULL}, wanted = {b->wanted, b->want};
     struct acts x = acts_for(&c->acts_embed, b->cols);
-    EACH_COL(col, b->cols)
+    EACH(col, b->cols)
     {
         embed_col(c, col, member);
         norm_into(c, &x, col, col, c->layer[0].attn_norm, c->layer[0].form_in, member);
@@ -427,13 +514,14 @@ static void step(void *ctx, int member)
     pool_barrier(c->pool);
     for (int i = 0; i < c->model->layers; i++) {
         bool last = i + 1 == c->model->layers;
-        if (member == 0) c->abandoned = b->abandoned && b->abandoned(b->ctx); /* read by all between the same barriers */
-        project_block(c, i);
-        if (c->abandoned) return;
-        if (last && b->wanted == 0) return; /* its K and V were all that was needed */
+        project_block(c, i, member);
+        if (last && b->wanted == 0) { /* its K and V are all that is needed */
+            place_block(c, i, member);
+            return;
+        }
         layer_rest(c, i, last ? &wanted : &all, member);
     }
-    output(c);
+    output(c, member);
 }
 
 /* ---- around them ---- */
@@ -442,6 +530,7 @@ static void prepare(struct cpu *c, const struct batch *b)
 {
     int group = c->model->heads / c->model->kv_heads;
     c->batch = b;
+    atomic_store(&c->abandoned, false);
     c->tiles[0] = 0;
     for (int r = 0; r < b->runs; r++) {
         const struct batch_run *run = &b->run[r];
@@ -468,9 +557,11 @@ enum err_code cpu_forward(struct backend *b, const struct batch *batch, struct b
     if (batch->cols < 1 || batch->cols > c->cols_max || batch->wanted > c->wanted_max)
         return err_set(e, ERR_INTERNAL, "a step of %d tokens and %d logits; at most %d and %d fit", batch->cols, batch->wanted,
                        c->cols_max, c->wanted_max);
+    while (c->stepped && cpu_settle(b)) continue;
+    c->stepped = true;
     prepare(c, batch);
     pool_run(c->pool, members_for(c, batch->cols), step, c);
-    if (c->abandoned) return err_set(e, ERR_CANCELLED, "the step was abandoned");
+    if (atomic_load(&c->abandoned)) return err_set(e, ERR_CANCELLED, "the step was abandoned");
     *out = (struct batch_out){.logits = c->logits, .hidden = c->hidden, .logits_stride = c->logits_stride,
                               .hidden_stride = (size_t)c->model->embedding};
     return ERR_OK;

@@ -45,9 +45,9 @@ struct kernels {
     int widest; /* columns of a full group */
     /* y[col * ldy + row] = W x for one panel's 16 rows and all columns. */
     void (*matmul)(const struct packed *w, int panel, const struct acts *x, float *y, size_t ldy);
-    /* Put column `col` into place: as int8 (k a multiple of 32), as floats. */
-    void (*put_q8)(struct acts *a, int col, const float *x);
-    void (*put_float)(struct acts *a, int col, const float *x);
+    /* Put elements [from, end) of column `col` (x: its first) into place: as int8 (from and end multiples of 32), as floats. */
+    void (*put_q8)(struct acts *a, int col, const float *x, int from, int end);
+    void (*put_float)(struct acts *a, int col, const float *x, int from, int end);
     void (*rms_norm)(float *out, const float *x, const float *weight, int n, float eps); /* weight may be NULL */
     void (*add)(float *x, const float *y, int n, float scale);                           /* x += y × scale */
     void (*silu_mul)(float *gate, const float *up, int n);
@@ -59,6 +59,9 @@ struct kernels {
     void (*put_kv)(uint16_t *k_page, uint16_t *v_page, int slot, const float *k, const float *v, int head_dim);
     void (*put_kv_q8)(uint16_t *k_page, uint16_t *v_page, int slot, const float *k, const float *v, int head_dim);
     void (*attend)(const struct attend *a);
+    /* packed_fill_panel for types that pack_quick() names and all of a panel's rows; `next`: the first of the rows to be put
+     * after them, a hint. NULL where the set has none of its own. */
+    void (*put_words)(const struct packed *w, uint8_t *to, const uint8_t *const rows[PANEL_ROWS], const uint8_t *next);
     void (*softcap)(float *x, int n, float cap);
     void (*stats)(const float *logits, int n, struct logit_stats *out);
 };

@@ -260,13 +260,13 @@ INLINE void find_group(const struct acts *a, int col, int *first, int *width)
     *width = n;
 }
 
-static void put_q8(struct acts *a, int col, const float *x)
+static void put_q8(struct acts *a, int col, const float *x, int from, int end)
 {
     int c0, n;
     find_group(a, col, &c0, &n);
     const size_t first = (size_t)c0 * (size_t)(a->k / 32);
     const int at = col - c0;
-    for (int b = 0; b < a->k / 32; b++) {
+    for (int b = from / 32; b < end / 32; b++) {
         vf lo = vf_load(x + b * 32), hi = vf_load(x + b * 32 + 16);
         float most = vf_highest(vf_max(vf_abs(lo), vf_abs(hi)));
         vf inverse = vf_set1(most > 0 ? 127.0f / most : 0.0f);
@@ -295,12 +295,12 @@ static void put_q8(struct acts *a, int col, const float *x)
     }
 }
 
-static void put_float(struct acts *a, int col, const float *x)
+static void put_float(struct acts *a, int col, const float *x, int from, int end)
 {
     int c0, n;
     find_group(a, col, &c0, &n);
     float *out = a->f + (size_t)c0 * (size_t)a->k + (col - c0);
-    for (int i = 0; i < a->k; i++) out[(size_t)i * (size_t)n] = x[i];
+    for (int i = from; i < end; i++) out[(size_t)i * (size_t)n] = x[i];
 }
 
 /* ---- vectors ---- */
@@ -602,6 +602,9 @@ static void stats(const float *logits, int n, struct logit_stats *out)
     while (out->best < n - 1 && logits[out->best] != most) out->best++;
 }
 
+#ifndef VEC_PUT_WORDS
+#define VEC_PUT_WORDS NULL
+#endif
 #define KERNELS_TABLE(symbol, set, check)                                                                              \
     const struct kernels symbol = {.name = set,                                                                        \
                                    .usable = check,                                                                    \
@@ -617,5 +620,6 @@ static void stats(const float *logits, int n, struct logit_stats *out)
                                    .put_kv = put_kv,                                                                   \
                                    .put_kv_q8 = put_kv_q8,                                                             \
                                    .attend = attend,                                                                   \
+                                   .put_words = VEC_PUT_WORDS,                                                         \
                                    .softcap = softcap,                                                                 \
                                    .stats = stats}

@@ -407,17 +407,14 @@ static void put_scales_k(const struct pack_format *f, const struct packed *w, ui
     }
 }
 
-void packed_set_row(struct packed *w, int row, const void *raw, void *scratch)
+static void fill_row(const struct packed *w, uint8_t *panel, int lane, const void *raw, void *scratch)
 {
     const struct pack_format *f = pack_format(w->type);
-    uint8_t *panel = w->data + (size_t)(row / PANEL_ROWS) * w->panel_bytes;
-    int lane = row % PANEL_ROWS;
-    assert(row >= 0 && row < w->rows);
     if (f->element) {
         put_plain(w, panel, lane, raw, f->element);
         return;
     }
-    if (w->type == GGUF_Q8_0 || w->type == GGUF_Q4_0 || w->type == GGUF_IQ4_NL) {
+    if (pack_quick(w->type)) {
         put_words(w, panel, lane, raw);
         return;
     }
@@ -431,17 +428,27 @@ void packed_set_row(struct packed *w, int row, const void *raw, void *scratch)
     if (f->super) put_scales_k(f, w, panel, lane, &c);
 }
 
-void packed_set_panel(struct packed *w, int panel, const void *const rows[PANEL_ROWS], void *scratch)
+void packed_set_row(struct packed *w, int row, const void *raw, void *scratch)
 {
-    bool words = w->type == GGUF_Q8_0 || w->type == GGUF_Q4_0 || w->type == GGUF_IQ4_NL;
+    assert(row >= 0 && row < w->rows);
+    fill_row(w, w->data + (size_t)(row / PANEL_ROWS) * w->panel_bytes, row % PANEL_ROWS, raw, scratch);
+}
+
+void packed_fill_panel(const struct packed *w, int panel, uint8_t *to, const void *const rows[PANEL_ROWS], void *scratch)
+{
     int first = panel * PANEL_ROWS, count = w->rows - first < PANEL_ROWS ? w->rows - first : PANEL_ROWS;
     const uint8_t *bytes[PANEL_ROWS];
-    if (words && count == PANEL_ROWS) {
+    if (pack_quick(w->type) && count == PANEL_ROWS) {
         for (int i = 0; i < count; i++) bytes[i] = rows[i];
-        put_words_panel(w, w->data + (size_t)panel * w->panel_bytes, bytes);
+        put_words_panel(w, to, bytes);
         return;
     }
-    for (int i = 0; i < count; i++) packed_set_row(w, first + i, rows[i], scratch);
+    for (int i = 0; i < count; i++) fill_row(w, to, i, rows[i], scratch);
+}
+
+void packed_set_panel(struct packed *w, int panel, const void *const rows[PANEL_ROWS], void *scratch)
+{
+    packed_fill_panel(w, panel, w->data + (size_t)panel * w->panel_bytes, rows, scratch);
 }
 
 static void dequantize_plain(enum gguf_type type, const uint8_t *raw, int k, float *out)

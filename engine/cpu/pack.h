@@ -103,12 +103,14 @@ static inline int pack_chunk_bytes(enum gguf_type t)
 /* NULL for a type that has no kernel. */
 const struct pack_format *pack_format(enum gguf_type type);
 
+struct packing;
 struct packed {
     enum gguf_type type;
     int rows, k, panels;
     size_t panel_bytes;
     uint8_t *data; /* (panels, panel_bytes), 64-byte aligned, zeroed before the first row is set */
     bool owned;    /* data is this matrix's own mapping */
+    const struct packing *unpacked; /* not NULL: `data` is to be filled later, and its rows are read from the file */
 };
 static inline size_t packed_bytes(const struct packed *w)
 {
@@ -139,6 +141,13 @@ void packed_set_tensor_row(struct packed *w, int row, const struct gguf_tensor *
 /* All of a panel's rows at once, row i of it from `rows[i]`: the same bytes, several times faster for types whose blocks
  * need no taking apart. */
 void packed_set_panel(struct packed *w, int panel, const void *const rows[PANEL_ROWS], void *scratch);
+/* Whether that is quick for a type. */
+static inline bool pack_quick(enum gguf_type t)
+{
+    return t == GGUF_Q8_0 || t == GGUF_Q4_0 || t == GGUF_IQ4_NL;
+}
+/* The same, put at `to` (panel_bytes) instead of into w->data. */
+void packed_fill_panel(const struct packed *w, int panel, uint8_t *to, const void *const rows[PANEL_ROWS], void *scratch);
 size_t packed_scratch(int k);
 /* Bytes of one raw row. */
 size_t pack_row_bytes(enum gguf_type type, int k);

@@ -19,6 +19,11 @@ struct gate {
     _Atomic int sleepers;
 };
 
+/* How much of a member's own part is taken: from its front (by itself) in the low half, from its end (by others) in the high. */
+struct part {
+    _Alignas(64) _Atomic uint64_t taken;
+};
+
 struct member {
     struct pool *pool;
     pthread_t id;
@@ -29,6 +34,7 @@ struct pool {
     int threads;
     bool pin;
     struct member *members; /* (threads); the first is the caller */
+    struct part *parts;     /* (threads) */
     void (*fn)(void *ctx, int member);
     void *ctx;
     int team; /* members of the running job */
@@ -101,14 +107,18 @@ enum err_code pool_open(struct pool **out, int threads, bool pin, struct err *e)
         return err_set(e, ERR_INVALID, "%d threads: from 1 to %d can be used", threads, THREADS_MAX);
     struct pool *p = aligned_alloc(64, (sizeof *p + 63) & ~(size_t)63);
     struct member *members = calloc((size_t)threads, sizeof *members);
-    if (!p || !members) {
+    struct part *parts = aligned_alloc(64, (size_t)threads * sizeof *parts);
+    if (!p || !members || !parts) {
         free(p);
         free(members);
+        free(parts);
         return err_set(e, ERR_MEMORY, "no memory for %d threads", threads);
     }
     memset(p, 0, sizeof *p);
     p->pin = pin;
     p->members = members;
+    p->parts = parts;
+    memset(parts, 0, (size_t)threads * sizeof *parts);
     for (p->threads = 1; p->threads < threads; p->threads++) {
         struct member *m = &members[p->threads];
         *m = (struct member){.pool = p, .index = p->threads};
@@ -129,6 +139,7 @@ void pool_close(struct pool *p)
     gate_open(&p->job);
     for (int i = 1; i < p->threads; i++) (void)pthread_join(p->members[i].id, NULL);
     free(p->members);
+    free(p->parts);
     free(p);
 }
 
@@ -155,12 +166,19 @@ int pool_cores(void)
     return cores ? cores : 1;
 }
 
+/* The next phase's work is all there. Called while nobody takes. */
+static void refill(struct pool *p)
+{
+    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+    for (int i = 0; i < p->team; i++) atomic_store_explicit(&p->parts[i].taken, 0, memory_order_relaxed);
+}
+
 void pool_run(struct pool *p, int members, void (*fn)(void *ctx, int member), void *ctx)
 {
     p->team = members < p->threads ? members : p->threads;
     p->fn = fn;
     p->ctx = ctx;
-    atomic_store(&p->next, 0);
+    refill(p);
     if (p->team <= 1) {
         fn(ctx, 0);
         return;
@@ -175,13 +193,13 @@ void pool_run(struct pool *p, int members, void (*fn)(void *ctx, int member), vo
 void pool_barrier(struct pool *p)
 {
     if (p->team <= 1) {
-        atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+        refill(p);
         return;
     }
     uint32_t seen = atomic_load(&p->phase.value);
     if (atomic_fetch_add(&p->arrived, 1) == p->team - 1) {
         atomic_store(&p->arrived, 0);
-        atomic_store(&p->next, 0);
+        refill(p);
         gate_open(&p->phase);
     } else {
         gate_wait(&p->phase, seen);
@@ -196,4 +214,28 @@ int pool_take(struct pool *p, int count)
         return at;
     }
     return atomic_fetch_add(&p->next, count);
+}
+
+/* Takes `count` of member `of`'s part from its front, or half of what is left (at least `count`) from its end. */
+static bool take_part(struct pool *p, int of, bool front, int total, int count, int *first, int *end)
+{
+    int start = (int)((int64_t)total * of / p->team), stop = (int)((int64_t)total * (of + 1) / p->team);
+    uint64_t taken = atomic_load_explicit(&p->parts[of].taken, memory_order_relaxed), more;
+    do {
+        int at = start + (int)(uint32_t)taken, left = stop - (int)(taken >> 32) - at, n = front || left < 2 * count ? count : left / 2;
+        if (left <= 0) return false;
+        n = n < left ? n : left;
+        *first = front ? at : at + left - n;
+        *end = *first + n;
+        more = (uint64_t)n << (front ? 0 : 32);
+    } while (!atomic_compare_exchange_weak_explicit(&p->parts[of].taken, &taken, taken + more, memory_order_relaxed, memory_order_relaxed));
+    return true;
+}
+
+bool pool_share(struct pool *p, int member, int total, int count, int *first, int *end)
+{
+    if (take_part(p, member, true, total, count, first, end)) return true;
+    for (int i = 1; i < p->team; i++)
+        if (take_part(p, (member + i) % p->team, false, total, count, first, end)) return true;
+    return false;
 }

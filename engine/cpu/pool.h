@@ -5,6 +5,8 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
+
 struct pool;
 
 /* `threads` counts the caller in: threads - 1 are started. `pin`: member i stays on the i-th allowed core. */
@@ -20,5 +22,9 @@ void pool_run(struct pool *pool, int members, void (*fn)(void *ctx, int member),
 void pool_barrier(struct pool *pool);
 /* Inside a job: the next index of the work between two barriers, 0, count, 2 count, …; shared by the members. */
 int pool_take(struct pool *pool, int count);
+/* The same work in another order, for what is fastest front to back: every member takes `count` at a time of a part of
+ * [0, total) that is its own, and when it has done that, half of what another has left. False: nothing is. Not together with
+ * pool_take between the same barriers. */
+bool pool_share(struct pool *pool, int member, int total, int count, int *first, int *end);
 
 #endif

@@ -2,7 +2,7 @@
 #ifndef RUNG_ENGINE_CPU_VEC_AVX512_H
 #define RUNG_ENGINE_CPU_VEC_AVX512_H
 
-#include "engine/cpu/pack.h"
+#include "engine/cpu/words_avx512.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -10,6 +10,7 @@
 #ifndef VEC_WIDEST
 #define VEC_WIDEST 12
 #endif
+#define VEC_PUT_WORDS put_words
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512i vb;

@@ -6,21 +6,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* One matrix to pack: rows [first, first + count) of a tensor. */
-struct packing {
-    struct packed *to;
-    const struct gguf_tensor *from;
-    int64_t first;
-    int rotate_head, rotated; /* rope's neighbouring pairs become halves: rows of each head are put in that order; 0: no */
-};
-
 struct packings {
     struct packing *list;
     int count, max;
     struct pool *pool;
+    const struct kernels *kernels;
     uint8_t *scratch; /* (members, scratch_size) */
     size_t scratch_size;
-    int chunk_total; /* panels of all matrices */
+    int chunk_total; /* panels of the matrices to pack */
 };
 
 /* The row of the file that stands at `row` once pairs (2i, 2i + 1) have become (i, i + rotated / 2). */
@@ -32,18 +25,33 @@ static int64_t source_row(const struct packing *p, int row)
     return p->first + (int64_t)head * p->rotate_head + i;
 }
 
+/* A panel whose rows are bytes of their own, to `to`. */
+static void fill_panel(const struct kernels *k, const struct packing *p, int panel, uint8_t *to, void *scratch)
+{
+    const void *rows[PANEL_ROWS] = {0};
+    const uint8_t *bytes[PANEL_ROWS];
+    int first = panel * PANEL_ROWS, count = p->to->rows - first < PANEL_ROWS ? p->to->rows - first : PANEL_ROWS;
+    size_t size = pack_row_bytes(p->from->type, p->to->k);
+    for (int i = 0; i < count; i++) rows[i] = bytes[i] = (const uint8_t *)p->from->data + (size_t)source_row(p, first + i) * size;
+    if (k->put_words && pack_quick(p->from->type) && count == PANEL_ROWS) k->put_words(p->to, to, bytes, bytes[0] + PANEL_ROWS * size);
+    else packed_fill_panel(p->to, panel, to, rows, scratch);
+}
+
+void packing_panel(const struct kernels *k, const struct packing *p, int panel, uint8_t *to)
+{
+    if (p->to->rows - panel * PANEL_ROWS < PANEL_ROWS) memset(to, 0, p->to->panel_bytes);
+    fill_panel(k, p, panel, to, NULL);
+}
+
 static void pack_panel(struct packings *all, const struct packing *p, int panel, int member)
 {
     void *scratch = all->scratch + (size_t)member * all->scratch_size;
-    const void *rows[PANEL_ROWS] = {0};
-    int first = panel * PANEL_ROWS, count = p->to->rows - first < PANEL_ROWS ? p->to->rows - first : PANEL_ROWS;
-    if (p->from->type >= GGUF_FP8) { /* rows that are no bytes of their own */
-        for (int i = 0; i < count; i++) packed_set_tensor_row(p->to, first + i, p->from, source_row(p, first + i), scratch);
+    if (p->from->type < GGUF_FP8) {
+        fill_panel(all->kernels, p, panel, p->to->data + (size_t)panel * p->to->panel_bytes, scratch);
         return;
     }
-    size_t bytes = pack_row_bytes(p->from->type, p->to->k);
-    for (int i = 0; i < count; i++) rows[i] = (const char *)p->from->data + (size_t)source_row(p, first + i) * bytes;
-    packed_set_panel(p->to, panel, rows, scratch);
+    for (int first = panel * PANEL_ROWS, row = first; row < first + PANEL_ROWS && row < p->to->rows; row++)
+        packed_set_tensor_row(p->to, row, p->from, source_row(p, row), scratch); /* no bytes of their own */
 }
 
 static void pack_job(void *ctx, int member)
@@ -73,7 +81,6 @@ static enum err_code plan(struct packings *all, struct packed *to, const struct 
     if (code) return code;
     all->list[all->count++] = (struct packing){to, from, first, rotate_head, rotated};
     if (packed_scratch(to->k) > all->scratch_size) all->scratch_size = (packed_scratch(to->k) + 63) & ~(size_t)63;
-    all->chunk_total += to->panels;
     return ERR_OK;
 }
 
@@ -203,31 +210,99 @@ static enum err_code take_memory(struct cpu *c, struct packings *all, struct err
     return ERR_OK;
 }
 
-enum err_code cpu_pack(struct cpu *c, struct err *e)
+static bool can_wait(const struct packing *p)
 {
-    struct packings all = {.pool = c->pool};
+    return pack_quick(p->from->type) && p->from->dims < 3;
+}
+
+static void count_work(struct cpu *c, const struct packings *all)
+{
+    for (int i = 0; i < all->count; i++) {
+        const struct packing *p = &all->list[i];
+        bool expert = p->from->dims == 3;
+        int64_t share = expert ? c->model->experts_used : 1, of = expert ? c->model->experts : 1;
+        c->macs += (int64_t)p->to->rows * p->to->k * share / of;
+        c->bytes += (int64_t)packed_bytes(p->to) * share / of;
+    }
+}
+
+/* Matrices that can wait leave the list for one of their own, and every member gets room for a panel of them. */
+static enum err_code put_off(struct cpu *c, struct packings *all, struct err *e)
+{
+    int count = all->count;
+    c->later = calloc((size_t)count + 1, sizeof *c->later);
+    if (!c->later) return err_set(e, ERR_MEMORY, "no memory to plan the packing of weights");
+    all->count = 0;
+    for (int i = 0; i < count; i++) {
+        struct packing p = all->list[i];
+        if (!can_wait(&p)) {
+            all->list[all->count++] = p;
+            continue;
+        }
+        p.to->unpacked = &c->later[c->later_count];
+        c->later[c->later_count++] = p;
+        c->later_bytes += (int64_t)packed_bytes(p.to);
+        if (p.to->panel_bytes > c->panel_size) c->panel_size = p.to->panel_bytes;
+    }
+    c->panels = c->later_count ? aligned_alloc(64, c->panel_size * (size_t)pool_threads(c->pool)) : NULL;
+    return c->panels || !c->later_count ? ERR_OK : err_set(e, ERR_MEMORY, "no memory to pack weights");
+}
+
+static void pack_list(struct packings *all)
+{
+    all->chunk_total = 0;
+    for (int i = 0; i < all->count; i++) all->chunk_total += all->list[i].to->panels;
+    /* Small models are packed by the caller alone: waking the others takes longer. */
+    pool_run(all->pool, all->chunk_total > 4096 ? pool_threads(all->pool) : 1, pack_job, all);
+}
+
+enum err_code cpu_pack(struct cpu *c, bool later, struct err *e)
+{
+    struct packings all = {.pool = c->pool, .kernels = c->kernels};
     c->layer = calloc((size_t)c->model->layers, sizeof *c->layer);
     enum err_code code = c->layer ? plan_all(c, &all, e) : err_set(e, ERR_MEMORY, "no memory for the layers");
     if (!code) code = take_memory(c, &all, e);
+    if (!code) count_work(c, &all);
+    if (!code && later) code = put_off(c, &all, e);
     if (!code) {
-        all.scratch = malloc(all.scratch_size * (size_t)pool_threads(c->pool));
+        all.scratch = malloc(all.scratch_size * (size_t)pool_threads(c->pool) + 1);
         if (!all.scratch) code = err_set(e, ERR_MEMORY, "no memory to pack weights");
     }
     if (!code) {
-        for (int i = 0; i < all.count; i++) {
-            const struct packing *p = &all.list[i];
-            bool expert = p->from->dims == 3;
-            int64_t share = expert ? c->model->experts_used : 1, of = expert ? c->model->experts : 1;
-            c->macs += (int64_t)p->to->rows * p->to->k * share / of;
-            c->bytes += (int64_t)p->to->panel_bytes * p->to->panels * share / of;
-        }
-        /* Small models are packed by the caller alone: waking the others takes longer. */
-        pool_run(c->pool, all.chunk_total > 4096 ? pool_threads(c->pool) : 1, pack_job, &all);
+        pack_list(&all);
+        for (int i = 0; i < all.count && c->later_count; i++) gguf_drop_tensor(c->model->gguf, all.list[i].from);
     }
-    gguf_drop_pages(c->model->gguf);
+    if (!c->later_count) gguf_drop_pages(c->model->gguf);
     free(all.scratch);
     free(all.list);
     return code;
+}
+
+static void all_settled(struct cpu *c)
+{
+    free(c->later);
+    free(c->panels);
+    c->later = NULL;
+    c->panels = NULL;
+    c->later_count = c->later_next = 0;
+    gguf_drop_pages(c->model->gguf);
+}
+
+bool cpu_settle(struct backend *b)
+{
+    enum { SHARES = 8, LEAST = 16 << 20 };
+    struct cpu *c = (struct cpu *)b;
+    if (!c->later_count) return false;
+    struct packings part = {.list = c->later + c->later_next, .pool = c->pool, .kernels = c->kernels, .scratch = c->panels}; /* not used: they are quick */
+    int64_t share = c->later_bytes / SHARES > LEAST ? c->later_bytes / SHARES : LEAST;
+    for (; share > 0 && c->later_next < c->later_count; part.count++) share -= (int64_t)packed_bytes(c->later[c->later_next++].to);
+    pack_list(&part);
+    for (int i = 0; i < part.count; i++) {
+        part.list[i].to->unpacked = NULL;
+        gguf_drop_tensor(c->model->gguf, part.list[i].from);
+    }
+    if (c->later_next == c->later_count) all_settled(c);
+    return c->later_count > 0;
 }
 
 void cpu_unpack(struct cpu *c)
@@ -243,6 +318,8 @@ void cpu_unpack(struct cpu *c)
         free(l->gates);
     }
     packed_release(&c->output);
+    free(c->later);
+    free(c->panels);
     if (c->weights) (void)munmap(c->weights, c->weights_bytes);
     free(c->output_norm);
     free(c->output_bias);

@@ -80,7 +80,7 @@ static void acts_free(struct acts *a)
 static void product(const struct kernels *k, struct fixture *f, int first, int cols, float *y)
 {
     struct acts a = acts_new(cols, f->w.k);
-    for (int c = 0; c < cols; c++) (pack_format(f->w.type)->element ? k->put_float : k->put_q8)(&a, c, f->x[first + c]);
+    for (int c = 0; c < cols; c++) (pack_format(f->w.type)->element ? k->put_float : k->put_q8)(&a, c, f->x[first + c], 0, a.k);
     for (int p = 0; p < f->w.panels; p++) k->matmul(&f->w, p, &a, y, LDY);
     acts_free(&a);
 }
