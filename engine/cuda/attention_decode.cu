@@ -330,7 +330,7 @@ template <int HD, bool FP8> static constexpr int blocks_wanted = attend_shape<HD
 template <int HD, bool FP8>
 static __global__ void __launch_bounds__(ATTEND_THREADS, (blocks_wanted<HD, FP8>)) decode(const __grid_constant__ struct decode_args a)
 {
-    extern __shared__ uint4 shared[];
+    SHARED_BYTES(shared);
     __shared__ struct job jobs[JOBS];
     __shared__ struct finder finders[2 * JOBS_AT_ONCE];
     __shared__ attend_running<HD> running[ATTEND_THREADS];
@@ -435,7 +435,7 @@ cudaError_t decode_launch(const struct attention *a, const struct attention_call
                                (float2 *)(a->partial + entries * heads * rows * c->layer.head_dim), a->counter,
                                splits <= MERGE_SPLITS_MAX, attend_inverse(c->group)};
     void (*decode_all)(const struct decode_args a) = k->decode[fp8], (*join_all)(const struct decode_args a) = k->join;
-    decode_all<<<(unsigned)(units < blocks ? units : blocks), ATTEND_THREADS, k->bytes, stream>>>(args);
-    if (!args.merge) join_all<<<(unsigned)((end - first) * heads * rows), ATTEND_PARTS * 32, 0, stream>>>(args);
+    LAUNCH(decode_all, (unsigned)(units < blocks ? units : blocks), ATTEND_THREADS, (size_t)k->bytes, stream, args);
+    if (!args.merge) LAUNCH(join_all, (unsigned)((end - first) * heads * rows), ATTEND_PARTS * 32, 0, stream, args);
     return cudaGetLastError();
 }

@@ -81,6 +81,6 @@ static __global__ void __launch_bounds__(GENERAL_WARPS * 32) general(const __gri
 
 cudaError_t general_launch(const struct attention_call *c, cudaStream_t stream)
 {
-    general<<<dim3((unsigned)c->columns.cols, (unsigned)c->layer.heads), GENERAL_WARPS * 32, 0, stream>>>(*c);
+    LAUNCH(general, dim3((unsigned)c->columns.cols, (unsigned)c->layer.heads), GENERAL_WARPS * 32, 0, stream, *c);
     return cudaGetLastError();
 }

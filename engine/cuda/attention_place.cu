@@ -159,7 +159,8 @@ static __device__ void place_head(const struct place_args *a, int column, int sl
 
 static __global__ void __launch_bounds__(PLACE_THREADS) place(const __grid_constant__ struct place_args a)
 {
-    extern __shared__ float rows[]; /* (8 warps, 2, head_dim) */
+    SHARED_BYTES(shared);
+    float *rows = (float *)shared; /* (8 warps, 2, head_dim) */
     if (blockIdx.x == 0) {
         make_plan(&a.planner, &a.call.columns);
         return;
@@ -176,6 +177,6 @@ cudaError_t place_launch(const struct attention *a, const struct attention_call 
     struct place_args args = {*c, *p, qkv, ldqkv, a->q};
     int64_t tasks = (int64_t)c->columns.cols * (c->layer.heads + 2 * c->layer.kv_heads), warps = PLACE_THREADS / 32;
     unsigned blocks = (unsigned)(1 + (tasks + warps - 1) / warps);
-    place<<<blocks, PLACE_THREADS, warps * 2 * c->layer.head_dim * sizeof(float), stream>>>(args);
+    LAUNCH(place, blocks, PLACE_THREADS, (size_t)warps * 2 * (size_t)c->layer.head_dim * sizeof(float), stream, args);
     return cudaGetLastError();
 }

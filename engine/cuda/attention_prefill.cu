@@ -334,8 +334,8 @@ template <int HD, bool FP8>
 static __global__ void __launch_bounds__((prefill_shape<HD, FP8>::THREADS), 2) prefill(const __grid_constant__ struct prefill_args a)
 {
     typedef prefill_shape<HD, FP8> S;
-    extern __shared__ uint4 space[];
-    uint8_t *q = (uint8_t *)space, *k = q + S::Q_BYTES, *v = k + S::K_BYTES, *raw = v + S::V_BYTES;
+    SHARED_BYTES(space);
+    uint8_t *q = space, *k = q + S::Q_BYTES, *v = k + S::K_BYTES, *raw = v + S::V_BYTES;
     int heads = a.call.kv.kv_heads, index = a.plan.counts->tiles - 1 - (int)blockIdx.x / heads; /* the longest first */
     if (index < 0) return;
     __shared__ struct prefill_tile t; /* takes no registers there */
@@ -405,6 +405,6 @@ cudaError_t prefill_launch(const struct attention *a, const struct attention_cal
 {
     const struct prefill_kernel *k = find(c->layer.head_dim);
     struct prefill_args args = {*c, a->plan};
-    k->tile[c->kv.fp8]<<<(unsigned)(tiles * c->kv.kv_heads), 128, k->bytes[c->kv.fp8], stream>>>(args);
+    LAUNCH(k->tile[c->kv.fp8], (unsigned)(tiles * c->kv.kv_heads), 128, (size_t)k->bytes[c->kv.fp8], stream, args);
     return cudaGetLastError();
 }

@@ -212,8 +212,8 @@ cudaError_t sparse_launch(const struct attention *a, const struct attention_call
     struct sparse_args args = {*c, a->summary, a->score, a->list, a->context_pages, decode_columns_max};
     unsigned cols = (unsigned)c->columns.cols, heads = (unsigned)c->kv.kv_heads;
     unsigned pages = (unsigned)((c->columns.context_max + CUDA_PAGE_TOKENS - 1) / CUDA_PAGE_TOKENS);
-    summarize<<<dim3(cols, heads), 128, 0, stream>>>(args);
-    score_pages<<<dim3((pages + SCORE_PAGES - 1) / SCORE_PAGES, heads, cols), SPARSE_THREADS, 0, stream>>>(args);
-    choose_pages<<<dim3(cols, heads), SPARSE_THREADS, 0, stream>>>(args);
+    LAUNCH(summarize, dim3(cols, heads), 128, 0, stream, args);
+    LAUNCH(score_pages, dim3((pages + SCORE_PAGES - 1) / SCORE_PAGES, heads, cols), SPARSE_THREADS, 0, stream, args);
+    LAUNCH(choose_pages, dim3(cols, heads), SPARSE_THREADS, 0, stream, args);
     return cudaGetLastError();
 }

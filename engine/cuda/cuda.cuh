@@ -27,9 +27,10 @@ ERR_CHECKED enum err_code cuda_check(cudaError_t status, const char *what, struc
 
 /* In words that the emulation on the host (tests/cuda/emulate) can take in another way. */
 #ifndef LAUNCH
-#define LAUNCH(kernel, blocks, threads, shared, stream, ...) kernel<<<(unsigned)(blocks), (unsigned)(threads), shared, stream>>>(__VA_ARGS__)
+#define LAUNCH(kernel, blocks, threads, shared, stream, ...) kernel<<<(blocks), (unsigned)(threads), (shared), stream>>>(__VA_ARGS__)
 /* All blocks on the device at once, so that they may wait for each other; a cudaError_t. */
-#define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) launch_together((const void *)(kernel), blocks, threads, shared, stream, &(args))
+#define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) \
+    launch_together((const void *)(kernel), blocks, threads, shared, stream, &(args))
 #define SHARED_BYTES(name) extern __shared__ __align__(128) uint8_t name[]
 
 static inline cudaError_t launch_together(const void *kernel, int blocks, int threads, size_t shared, cudaStream_t stream, void *args)

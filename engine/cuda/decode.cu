@@ -490,7 +490,7 @@ enum err_code decode_run(struct decode *d, const struct decode_step *step, cudaS
         return err_set(e, ERR_INTERNAL, "the decode kernel cannot take %d columns", step->cols);
     int tasks = step->cols * a.kv_heads * ((a.heads / a.kv_heads + HEADS_TILE - 1) / HEADS_TILE);
     a.splits = step->invariant ? 0 : d->blocks / tasks < 1 ? 1 : d->blocks / tasks > SPLITS_MAX ? SPLITS_MAX : d->blocks / tasks;
-    LAUNCH(decode_begin, step->cols, 1024, 0, stream, a, d->first_norm, d->kind == MATRIX_BF16, (4 * a.layers + 1) * SLICES_MAX);
+    LAUNCH(decode_begin, (unsigned)step->cols, 1024, 0, stream, a, d->first_norm, d->kind == MATRIX_BF16, (4 * a.layers + 1) * SLICES_MAX);
     size_t bytes = (size_t)(a.stages * STAGE_BYTES + a.inputs_bytes + a.angles_bytes) + SHARED_SMALL;
     cudaError_t status = cudaGetLastError();
     if (status == cudaSuccess) status = LAUNCH_TOGETHER(d->kernel, d->blocks, THREADS, bytes, stream, a);

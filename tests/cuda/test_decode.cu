@@ -333,10 +333,13 @@ static void check(const struct shape *s, int context, int cols, bool neighbours)
         }
 }
 
-/* With "few": what an emulation on the host gets through in seconds. */
 int main(int argc, char **argv)
 {
+#ifdef RUNG_EMULATE
+    bool few = argc < 2 || strcmp(argv[1], "whole") != 0; /* what can be done in seconds */
+#else
     bool few = argc > 1 && strcmp(argv[1], "few") == 0;
+#endif
     if (!gpu_is_there()) {
         printf("skipped: no GPU\n0 passed, 0 failed\n");
         return 0;
@@ -354,7 +357,7 @@ int main(int argc, char **argv)
     for (const struct shape *s : all)
         for (int context : contexts)
             if (!few) check(s, context, 1 + (int)(random_u32() % 8), false);
-            else if (context == 0 || context == 33) check(s, context, 1 + (int)(random_u32() % 3), false);
+            else if (context == 33) check(s, context, 1 + (int)(random_u32() % 3), false);
     if (few) {
         for (const struct shape *s : all) check(s, 14, 3, true);
         printf("%d passed, %d failed\n", passes, failures);

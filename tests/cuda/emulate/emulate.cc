@@ -7,9 +7,11 @@
 #include "tests/cuda/emulate/engine/cuda/ptx.cuh"
 
 struct emulate_index threadIdx, blockIdx, blockDim, gridDim;
-uint8_t *emulate_arena;
+/* Static, as __shared__ variables are: an address in shared memory fits 31 bits, counted from here. */
+alignas(1024) static uint8_t arena[64 << 20];
+uint8_t *emulate_arena = arena;
 
-enum { FIBERS = 8192, STACK_BYTES = 64 << 10, ARENA_BYTES = 64 << 20, STUCK = 100000000 /* switches with nothing achieved */ };
+enum { FIBERS = 8192, STACK_BYTES = 64 << 10, ARENA_BYTES = sizeof arena, STUCK = 100000000 /* switches with nothing achieved */ };
 
 static struct fiber {
     void *stack;
@@ -43,6 +45,7 @@ static void *outside;
 static const std::function<void()> *body;
 static size_t shared_bytes;
 static int now, at, alive;
+static bool alone; /* one block at a time */
 static int64_t idle;
 static uint64_t state = 88172645463325252u;
 
@@ -115,7 +118,8 @@ static void be(int fiber)
 {
     now = fiber;
     threadIdx.x = fibers[fiber].thread;
-    blockIdx.x = fibers[fiber].block;
+    unsigned block = fibers[fiber].block;
+    blockIdx = {block % gridDim.x, block / gridDim.x % gridDim.y, block / gridDim.x / gridDim.y};
 }
 
 void emulate_yield(void)
@@ -165,18 +169,19 @@ static void run_blocks(unsigned first, unsigned blocks)
     if (!copies.empty()) fail("copies are still under way");
 }
 
-void emulate_run(unsigned blocks, unsigned threads, size_t shared, bool together, const std::function<void()> &kernel)
+void emulate_run(dim3 grid, unsigned threads, size_t shared, bool together, const std::function<void()> &kernel)
 {
     if (!stacks) {
         const char *seed = getenv("RUNG_EMULATE_SEED");
         if (seed) state ^= strtoull(seed, NULL, 10) * 0x9e3779b97f4a7c15u;
         stacks = (char *)mmap(NULL, (size_t)FIBERS * STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        emulate_arena = (uint8_t *)mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (stacks == MAP_FAILED || emulate_arena == MAP_FAILED) fail("no memory");
+        if (stacks == MAP_FAILED) fail("no memory");
     }
-    gridDim = {blocks, 1, 1}, blockDim = {threads, 1, 1};
+    unsigned blocks = grid.x * grid.y * grid.z;
+    gridDim = {grid.x, grid.y, grid.z}, blockDim = {threads, 1, 1};
     body = &kernel;
     shared_bytes = (shared + 1023) / 1024 * 1024;
+    alone = !together;
     if (together) run_blocks(0, blocks);
     else
         for (unsigned b = 0; b < blocks; b++) run_blocks(b, 1);
@@ -184,14 +189,14 @@ void emulate_run(unsigned blocks, unsigned threads, size_t shared, bool together
 
 uint8_t *emulate_shared(void)
 {
-    return emulate_arena + blockIdx.x % gridDim.x * shared_bytes;
+    return emulate_arena + (alone ? 0 : fibers[now].block * shared_bytes);
 }
 
 /* ---- where threads meet ---- */
 
 void emulate_barrier(int id, int threads)
 {
-    struct meeting *m = &meetings[(int)blockIdx.x * 16 + id];
+    struct meeting *m = &meetings[(int)fibers[now].block * 16 + id];
     unsigned turn = m->turn;
     if (++m->count == threads) {
         m->count = 0;

@@ -36,7 +36,7 @@ struct emulate_index {
 extern struct emulate_index threadIdx, blockIdx, blockDim, gridDim;
 extern uint8_t *emulate_arena; /* the shared memory of all blocks */
 
-void emulate_run(unsigned blocks, unsigned threads, size_t shared, bool together, const std::function<void()> &kernel);
+void emulate_run(dim3 blocks, unsigned threads, size_t shared, bool together, const std::function<void()> &kernel);
 uint8_t *emulate_shared(void);
 void emulate_yield(void);
 void emulate_barrier(int id, int threads);
@@ -44,9 +44,9 @@ void emulate_barrier(int id, int threads);
 void emulate_exchange(const void *in, int bytes, void *out);
 
 #define LAUNCH(kernel, blocks, threads, shared, stream, ...) \
-    ((void)(stream), emulate_run((unsigned)(blocks), threads, shared, false, [&] { kernel(__VA_ARGS__); }))
+    ((void)(stream), emulate_run(blocks, threads, shared, false, [&] { kernel(__VA_ARGS__); }))
 #define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) \
-    ((void)(stream), emulate_run((unsigned)(blocks), threads, shared, true, [&] { (kernel)(args); }), cudaSuccess)
+    ((void)(stream), emulate_run(dim3((unsigned)(blocks)), threads, shared, true, [&] { (kernel)(args); }), cudaSuccess)
 #define SHARED_BYTES(name) uint8_t *name = emulate_shared()
 
 /* ---- what CUDA C++ has by itself ---- */
@@ -85,12 +85,49 @@ static inline void __syncwarp(void)
     (void)__shfl_sync(~0u, 0, 0);
 }
 
+template <class T> static inline T __shfl_up_sync(unsigned, T v, int by)
+{
+    T all[32];
+    emulate_exchange(&v, sizeof v, all);
+    int lane = (int)threadIdx.x & 31;
+    return all[lane < by ? lane : lane - by];
+}
+
+static inline unsigned __ballot_sync(unsigned, int yes)
+{
+    int all[32];
+    unsigned bits = 0;
+    emulate_exchange(&yes, sizeof yes, all);
+    for (int i = 0; i < 32; i++) bits |= (unsigned)(all[i] != 0) << i;
+    return bits;
+}
+
+static inline int __any_sync(unsigned mask, int yes)
+{
+    return __ballot_sync(mask, yes) != 0;
+}
+
+static inline size_t __cvta_generic_to_shared(const void *p)
+{
+    return (size_t)((const uint8_t *)p - emulate_arena);
+}
+
+static inline void *__cvta_shared_to_generic(size_t address)
+{
+    return emulate_arena + address;
+}
+
+static inline int __clz(int x)
+{
+    return x ? __builtin_clz((unsigned)x) : 32;
+}
+
 static inline void __threadfence(void) {}
 static inline void __threadfence_block(void) {}
 
-static inline unsigned atomicAdd(unsigned *at, unsigned v)
+template <class T> static inline T atomicAdd(T *at, T v)
 {
-    unsigned before = *at;
+    T before = *at;
     *at += v;
     return before;
 }
@@ -131,6 +168,21 @@ static inline float __uint_as_float(uint32_t u)
     float x;
     memcpy(&x, &u, 4);
     return x;
+}
+
+static inline float __int_as_float(int i)
+{
+    return __uint_as_float((uint32_t)i);
+}
+
+static inline unsigned __umulhi(unsigned a, unsigned b)
+{
+    return (unsigned)((uint64_t)a * b >> 32);
+}
+
+static inline float __fdividef(float a, float b)
+{
+    return a / b;
 }
 
 static inline float rsqrtf(float x)
