@@ -2,14 +2,12 @@
 #include "router/log_writer.h"
 
 #include "base/clock.h"
+#include "base/slice.h"
 #include "base/textlog.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 enum { RETRY_MS = 50, RETRY_MS_MAX = 5000, REOPEN_AFTER = 4, TICK_MS = 60 * 1000, TRIM_MS = 10 * 1000, TRIM_ROWS = 512,
        TRIM_ROUNDS = 32, TRIM_PAUSE_MS = 20, DROP_QUIET_US = 60 * 1000 * 1000 };
@@ -20,9 +18,18 @@ static void measure_text(const struct decision_log *log, struct log_row *row)
 {
     if (!row->has_text) return; /* none, or a batch tried again */
     log_prompt_hash(log, row->about.text, row->about.text_len, row->prompt_hash);
-    if (row->wants_sketch) router_sketch(&row->about, log->sketch_key, &row->base, row->sketch);
+    if (row->wants_sketch) {
+        unsigned char whole[ROUTER_SKETCH_BYTES];
+        sketch_make(&row->about, row->trace, &log->sketch_key, &row->base, whole);
+        row->sketch_len = (int)sketch_pack(whole, row->sketch);
+    }
     row->has_sketch = row->wants_sketch;
     row->has_text = false;
+}
+
+static size_t sketch_len(const struct log_row *row)
+{
+    return row->sketch_len > 0 ? (size_t)row->sketch_len : ROUTER_SKETCH_BYTES;
 }
 
 static int write_decision(struct store *store, const struct decision_entry *entry)
@@ -33,7 +40,7 @@ static int write_decision(struct store *store, const struct decision_entry *entr
     bool stored;
     const struct store_decision decision = {.values = values, .hops = hops, .hop_count = entry->hop_count,
                                             .sketch = entry->row.has_sketch ? entry->row.sketch : NULL,
-                                            .sketch_len = ROUTER_SKETCH_BYTES,
+                                            .sketch_len = sketch_len(&entry->row),
                                             .prompt = entry->row.prompt, .answer = entry->row.answer};
     return store_add_decision(store, (struct store_origin){0, 0}, &decision, &stored);
 }
@@ -106,10 +113,8 @@ static int trim(struct decision_log *log, int rows_max, bool *more)
 
 static int batch_rows(struct decision_log *log, struct entry *batch, int count)
 {
-    int rc = SQLITE_OK, written = 0;
+    int rc = SQLITE_OK;
     for (struct entry *e = batch; e && rc == SQLITE_OK; e = e->next) {
-        /* A batch takes milliseconds; where the loop has no processor of its own it must not wait for the whole of it. */
-        if (++written % 8 == 0) (void)sched_yield();
         rc = entry_write(log, e);
         e->refused = row_at_fault(rc);
         if (e->refused) rc = SQLITE_OK;
@@ -352,8 +357,7 @@ static void trim_idle(struct decision_log *log)
 
 void *writer_run(void *arg)
 {
-    /* Requests go before their rows: on a busy machine the loop must not wait for a batch. Linux: this thread's alone. */
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), 5);
+    slice_long(); /* requests go before their rows; sched_yield() would forfeit far more than this thread owes */
     struct decision_log *log = arg;
     for (;;) {
         int count;

@@ -3,6 +3,7 @@
 #define RUNG_ROUTER_LOG_WRITER_H
 
 #include "router/log_ship.h"
+#include "router/sketch.h"
 
 #include <pthread.h>
 #include <time.h>
@@ -31,7 +32,7 @@ struct task {
 struct decision_entry {
     struct entry entry;
     struct log_row row;
-    size_t cap;            /* bytes behind it: hops, then text */
+    size_t cap;            /* bytes behind it: hops, then trace, then text */
     int hop_count;
     struct log_hop hops[];
 };
@@ -62,7 +63,8 @@ struct decision_log {
     int queue_rows, batch_ms;
     pthread_t writer;
     struct store store; /* the writer's alone once it runs; the keys never change while the log is open */
-    unsigned char key[32], sketch_key[32];
+    unsigned char key[32], sketch_secret[32];
+    struct sketch_key sketch_key; /* made of it */
 
     pthread_mutex_t lock; /* guards what follows; never held while the disk is waited for */
     pthread_cond_t wake, settled;
