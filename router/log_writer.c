@@ -34,15 +34,15 @@ static size_t sketch_len(const struct log_row *row)
 
 static int write_decision(struct store *store, const struct decision_entry *entry)
 {
-    struct log_value values[DECISION_WIDTH], hops[HOPS_MAX][HOP_WIDTH];
-    log_row_values(&entry->row, store->node, store->tier, values);
-    for (int i = 0; i < entry->hop_count; i++) log_hop_values(&entry->hops[i], i, hops[i]);
-    bool stored;
-    const struct store_decision decision = {.values = values, .hops = hops, .hop_count = entry->hop_count,
-                                            .sketch = entry->row.has_sketch ? entry->row.sketch : NULL,
-                                            .sketch_len = sketch_len(&entry->row),
-                                            .prompt = entry->row.prompt, .answer = entry->row.answer};
-    return store_add_decision(store, (struct store_origin){0, 0}, &decision, &stored);
+    struct store_row *to = store_together_next(store);
+    log_row_values(&entry->row, store->node, store->tier, to->values);
+    for (int i = 0; i < entry->hop_count; i++) log_hop_values(&entry->hops[i], i, to->hops[i]);
+    to->decision.hop_count = entry->hop_count;
+    to->decision.sketch = entry->row.has_sketch ? entry->row.sketch : NULL;
+    to->decision.sketch_len = sketch_len(&entry->row);
+    to->decision.prompt = entry->row.prompt;
+    to->decision.answer = entry->row.answer;
+    return store_together_add(store);
 }
 
 static int write_label(struct store *store, const struct label_entry *entry)
@@ -116,10 +116,21 @@ static int batch_rows(struct decision_log *log, struct entry *batch, int count)
     int rc = SQLITE_OK;
     for (struct entry *e = batch; e && rc == SQLITE_OK; e = e->next) {
         rc = entry_write(log, e);
-        e->refused = row_at_fault(rc);
+        e->refused = row_at_fault(rc) && (log->store.one_by_one || e->kind != ENTRY_DECISION);
         if (e->refused) rc = SQLITE_OK;
     }
+    if (rc == SQLITE_OK) rc = store_together_insert(&log->store);
     return rc == SQLITE_OK ? trim(log, 2 * count + TRIM_ROWS, &log->trim_more) : rc;
+}
+
+static int batch_write(struct decision_log *log, struct entry *batch, int count)
+{
+    struct store *store = &log->store;
+    int rc = store_begin(store);
+    if (rc == SQLITE_OK) rc = batch_rows(log, batch, count);
+    if (rc == SQLITE_OK) rc = store_commit(store);
+    if (rc != SQLITE_OK) store_rollback(store);
+    return rc;
 }
 
 static int batch_try(struct decision_log *log, struct entry *batch, int count)
@@ -134,10 +145,11 @@ static int batch_try(struct decision_log *log, struct entry *batch, int count)
             return SQLITE_CANTOPEN;
         }
     }
-    int rc = store_begin(store);
-    if (rc == SQLITE_OK) rc = batch_rows(log, batch, count);
-    if (rc == SQLITE_OK) rc = store_commit(store);
-    if (rc != SQLITE_OK) store_rollback(store);
+    int rc = batch_write(log, batch, count);
+    if (!row_at_fault(rc)) return rc;
+    store->one_by_one = true; /* some decision cannot be stored: which? */
+    rc = batch_write(log, batch, count);
+    store->one_by_one = false;
     return rc;
 }
 
