@@ -14,7 +14,7 @@ struct attributes {
     uint64_t runtime_ns, deadline_ns, period_ns; /* of an ordinary thread the first is its slice */
 };
 
-enum { SHORT_NS = 100 * 1000, LONG_NS = 100 * 1000 * 1000 /* the least and the most there are */, LONG_NICE = 5 };
+enum { SHORT_NS = 100 * 1000, LONG_NS = 100 * 1000 * 1000 /* the least and the most there are */, LONG_NICE = 10 };
 
 /* Threads that somebody has given a real-time or idle policy keep it. */
 static void set(uint64_t runtime_ns, uint32_t policy, int32_t nice_min)

@@ -317,10 +317,13 @@ static void wait_for_rows(struct decision_log *log)
     struct timespec tick = at_mono_us(clock_mono_us() + idle_ms * 1000);
     int rc = 0;
     while (!log->head && !log->stop && rc == 0) rc = pthread_cond_timedwait(&log->wake, &log->lock, &tick);
-    struct timespec ripe = at_mono_us(log->first_us + (int64_t)log->batch_ms * 1000);
-    rc = 0;
-    while (log->head && !log->stop && log->hurry_seq <= log->taken_seq && log->waiting < RIPE_ROWS && rc == 0)
-        rc = pthread_cond_timedwait(&log->wake, &log->lock, &ripe);
+    while (log->head && !log->stop && log->hurry_seq <= log->taken_seq) {
+        bool many = log->waiting >= RIPE_ROWS;
+        int64_t ripe_us = log->first_us + (int64_t)(many && log->batch_ms > RIPE_MS ? RIPE_MS : log->batch_ms) * 1000;
+        if (clock_mono_us() >= ripe_us || log->waiting >= BATCH_ROWS) break;
+        struct timespec ripe = at_mono_us(ripe_us);
+        (void)pthread_cond_timedwait(&log->wake, &log->lock, &ripe);
+    }
 }
 
 static struct entry *batch_take(struct decision_log *log, int *count, bool *stop)

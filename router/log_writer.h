@@ -10,8 +10,9 @@
 
 enum {
     BATCH_ROWS = 2048, /* in one transaction, at the most */
-    RIPE_ROWS = 96     /* so many waiting rows are written without waiting for more: many short turns of the writer disturb
-                          a loop beside it less than few long ones */
+    RIPE_ROWS = 96,    /* so many waiting rows are written without waiting for more: many short turns of the writer disturb
+                          a loop beside it less than few long ones; */
+    RIPE_MS = 5        /* but not sooner than this after the first, or at full speed each row would pay for too much of a commit */
 };
 
 enum entry_kind { ENTRY_DECISION, ENTRY_LABEL, ENTRY_TASK, ENTRY_SHIP, ENTRY_ACKNOWLEDGED, ENTRY_RECEIVE };

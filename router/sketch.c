@@ -173,7 +173,6 @@ void sketch_make(const struct router_input *in, const struct router_trace *trace
     unsigned char *to = put_head(key, base, out);
     for (int i = 0; i < COUNTED; i++) *to++ = byte_of(10 * (double)counted[i]);
     put_trits(&sums, to);
-    sodium_memzero(&sums, sizeof sums);
 }
 
 void router_sketch(const struct router_input *in, const unsigned char key[32], const struct router_base *base,
