@@ -4,8 +4,11 @@
  *   bench_router_log [ROWS] [DASHBOARD-ROWS]
  *
  * The bare loop binds and steps the same INSERT, 2,048 rows a transaction, WAL and synchronous=FULL too, from one
- * thread, with no rollups and nothing copied. The log is fed by one thread as a node's loop would.
+ * thread, with no rollups and nothing copied. The log is fed by one thread as a node's loop would. "As a node writes them":
+ * each row with one hop and a prompt of 150 or 1,000 characters that a router has seen; the writer makes hash and sketch of it,
+ * the bare loop inserts the hop and 512 bytes too.
  */
+#include "router/features.h"
 #include "router/log_store.h"
 
 #include "base/clock.h"
@@ -20,6 +23,63 @@ enum { BATCH = 2048 };
 
 /* Ids begin with the time, or are random, so that each row lands on another page of the index. */
 enum ids { IDS_TIMED, IDS_RANDOM };
+
+struct kind {
+    const char *name;
+    enum ids ids;
+    int chars; /* of the prompt; 0: rows alone */
+};
+static const struct kind KINDS[] = {{"ids by time", IDS_TIMED, 0}, {"random ids", IDS_RANDOM, 0},
+                                    {"150 characters", IDS_TIMED, 150}, {"1,000 characters", IDS_TIMED, 1000}};
+enum { CHARS_MAX = 1000, PROMPTS = 64 };
+
+static struct prompt {
+    char text[CHARS_MAX + 1];
+    struct router_trace trace;
+} prompts[PROMPTS];
+
+/* Plain words and numbers. */
+static void text(int64_t i, int chars, char out[CHARS_MAX + 1])
+{
+    static const char *const WORDS[] = {"what", "is", "the", "sum", "of", "all", "trains", "between", "two", "cities",
+                                        "when", "each", "leaves", "every", "hour", "and", "carries", "passengers", "how",
+                                        "many", "minutes", "later", "does", "Alice", "arrive", "please", "explain", "why",
+                                        "price", "per", "apple", "would", "change"};
+    uint64_t state = (uint64_t)i * 0x9e3779b97f4a7c15u + 1;
+    for (int at = 0; at < chars;) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        unsigned pick = (unsigned)(state >> 40) % 40;
+        int n = pick < sizeof WORDS / sizeof WORDS[0]
+                    ? snprintf(out + at, (size_t)(chars - at) + 1, "%s ", WORDS[pick])
+                    : snprintf(out + at, (size_t)(chars - at) + 1, "%u, ", (unsigned)(state >> 50));
+        at += n;
+    }
+    out[chars] = 0;
+}
+
+static void keep_words(void *ctx, const struct gram *grams, size_t count)
+{
+    struct router_trace *trace = ctx;
+    for (size_t i = 0; i < count; i++)
+        if (grams[i].kind == GRAM_WORD && trace->words < ROUTER_TRACE_WORDS) trace->word[trace->words++] = grams[i].hash;
+}
+
+static struct router_input about(const struct prompt *prompt, int chars)
+{
+    return (struct router_input){.text = prompt->text, .text_len = (size_t)chars, .turns = 1};
+}
+
+/* With what a router would have seen of them. */
+static void prompts_make(int chars)
+{
+    for (int i = 0; i < PROMPTS; i++) {
+        struct prompt *p = &prompts[i];
+        text(i, chars, p->text);
+        struct router_input in = about(p, chars);
+        p->trace.words = 0;
+        features_walk(&in, keep_words, &p->trace, p->trace.counted);
+    }
+}
 
 static struct log_row sample(int64_t i, int64_t first_ms, int64_t step_ms, enum ids ids)
 {
@@ -62,8 +122,31 @@ static void wipe(const char *path)
     }
 }
 
+static struct log_hop sample_hop(const struct log_row *row)
+{
+    struct log_hop hop = {.wall_ms = row->wall_ms, .tier = row->answered, .outcome = "done", .prompt_tokens = 40,
+                          .completion_tokens = 120, .ttft_ms = row->ttft_ms, .total_ms = row->total_ms, .price_usd = 0.0001};
+    (void)snprintf(hop.backend, sizeof hop.backend, "local");
+    memcpy(hop.model, row->model, sizeof hop.model);
+    return hop;
+}
+
+static int bare_rest(struct store *store, int64_t id, const struct log_row *row)
+{
+    struct log_value values[HOP_WIDTH];
+    struct log_hop hop = sample_hop(row);
+    sqlite3_stmt *add_hop = store_statement(store, STORE_HOP), *add_sketch = store_statement(store, STORE_SKETCH);
+    log_hop_values(&hop, 0, values);
+    (void)sqlite3_bind_int64(add_hop, 1, id);
+    store_bind(add_hop, 2, values, HOP_WIDTH);
+    int rc = store_run(store, add_hop);
+    (void)sqlite3_bind_int64(add_sketch, 1, id);
+    (void)sqlite3_bind_blob(add_sketch, 2, row->sketch, ROUTER_SKETCH_BYTES, SQLITE_STATIC);
+    return rc == SQLITE_OK ? store_run(store, add_sketch) : rc;
+}
+
 /* The peer: no queue, no thread, no rollups. */
-static double bare(const char *path, int64_t rows, int64_t first_ms, enum ids ids)
+static double bare(const char *path, int64_t rows, int64_t first_ms, const struct kind *kind)
 {
     struct store store;
     struct log_options options = {.path = path, .node = "edge-1"};
@@ -74,13 +157,14 @@ static double bare(const char *path, int64_t rows, int64_t first_ms, enum ids id
     int64_t began = clock_mono_us();
     int rc = SQLITE_OK;
     for (int64_t i = 0; i < rows && rc == SQLITE_OK; i++) {
-        struct log_row row = sample(i, first_ms, 1, ids);
+        struct log_row row = sample(i, first_ms, 1, kind->ids);
         struct log_value values[DECISION_WIDTH];
         if (i % BATCH == 0) rc = store_run(&store, begin);
         log_row_values(&row, "edge-1", TIER_EDGE, values);
         (void)sqlite3_bind_int64(insert, 1, i + 1);
         store_bind(insert, 4, values, DECISION_WIDTH);
         if (rc == SQLITE_OK) rc = store_run(&store, insert);
+        if (rc == SQLITE_OK && kind->chars) rc = bare_rest(&store, i + 1, &row);
         if (rc == SQLITE_OK && (i % BATCH == BATCH - 1 || i == rows - 1)) rc = store_run(&store, commit);
     }
     if (rc != SQLITE_OK) die(store.last_error);
@@ -101,7 +185,7 @@ static void wait_for_room(struct decision_log *log)
 }
 
 static double through(const char *path, int64_t rows, int64_t first_ms, int64_t step_ms, int64_t keep_bytes,
-                      enum ids ids)
+                      const struct kind *kind)
 {
     struct log_options options = {.path = path, .node = "edge-1", .queue_rows = 16384, .keep_bytes = keep_bytes};
     struct decision_log *log;
@@ -109,9 +193,15 @@ static double through(const char *path, int64_t rows, int64_t first_ms, int64_t 
     if (log_open(&log, &options, &e) != ERR_OK) die(e.msg);
     int64_t began = clock_mono_us();
     for (int64_t i = 0; i < rows; i++) {
-        struct log_row row = sample(i, first_ms, step_ms, ids);
+        struct log_row row = sample(i, first_ms, step_ms, kind->ids);
+        struct log_hop hop = sample_hop(&row);
+        if (kind->chars) {
+            row.about = about(&prompts[i % PROMPTS], kind->chars);
+            row.trace = &prompts[i % PROMPTS].trace;
+            row.has_text = row.wants_sketch = true;
+        }
         if (i % BATCH == 0) wait_for_room(log);
-        if (log_decision(log, &row, NULL, 0) != ERR_OK) die("the queue was full");
+        if (log_decision(log, &row, &hop, kind->chars != 0) != ERR_OK) die("the queue was full");
     }
     if (!log_flush(log, 600000)) die("the flush did not end");
     double seconds = (double)(clock_mono_us() - began) / 1e6;
@@ -139,7 +229,7 @@ static void dashboard(const char *path, int64_t rows, int64_t now_ms)
     static const char *const VIEWS[] = {"tier_mix", "tier_mix_by_hour", "reasons", "price_and_saving",
                                         "latency_percentiles", "failovers_by_hour", "errors_by_hour", "fleet"};
     int64_t step = (int64_t)29 * 24 * 3600 * 1000 / rows;
-    double rate = through(path, rows, now_ms - rows * step, step, (int64_t)1 << 40, IDS_TIMED);
+    double rate = through(path, rows, now_ms - rows * step, step, (int64_t)1 << 40, &KINDS[0]);
     (void)printf("\n%-34s %12s\n", "dashboard", "ms");
     double sum = 0;
     for (size_t i = 0; i < sizeof VIEWS / sizeof VIEWS[0]; i++) {
@@ -166,20 +256,20 @@ static double cpu_us(void)
            (double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec);
 }
 
-static void compare(const char *path, int64_t rows, int64_t now_ms, enum ids ids)
+static void compare(const char *path, int64_t rows, int64_t now_ms, const struct kind *kind)
 {
     double rate[2] = {0, 0}, cpu[2] = {1e9, 1e9};
+    if (kind->chars) prompts_make(kind->chars);
     for (int round = 0; round < 6; round++) { /* in turn, so that a noisy moment hits both */
         int which = round % 2;
         double before = cpu_us();
-        double now = which == 0 ? bare(path, rows, now_ms - rows, ids) : through(path, rows, now_ms - rows, 1, 0, ids);
+        double now = which == 0 ? bare(path, rows, now_ms - rows, kind) : through(path, rows, now_ms - rows, 1, 0, kind);
         double used = (cpu_us() - before) / (double)rows;
         if (now > rate[which]) rate[which] = now;
         if (used < cpu[which]) cpu[which] = used;
         wipe(path);
     }
-    (void)printf("log, best of 3, %-18s %12s %8s %12s\n", ids == IDS_TIMED ? "ids by time" : "random ids", "rows/s", "ratio",
-                 "CPU us/row");
+    (void)printf("log, best of 3, %-18s %12s %8s %12s\n", kind->name, "rows/s", "ratio", "CPU us/row");
     (void)printf("%-34s %12.0f %8.2f %12.2f\n", "bare prepared-insert loop", rate[0], 1.0, cpu[0]);
     (void)printf("%-34s %12.0f %8.2f %12.2f   (budget 0.60)\n\n", "through the log", rate[1], rate[1] / rate[0], cpu[1]);
 }
@@ -191,8 +281,7 @@ int main(int argc, char **argv)
     char path[256];
     (void)snprintf(path, sizeof path, "%s/rung-bench-log-%d.db", dir, (int)getpid());
     int64_t now_ms = clock_wall_ms();
-    compare(path, rows, now_ms, IDS_TIMED);
-    compare(path, rows, now_ms, IDS_RANDOM);
+    for (size_t i = 0; i < sizeof KINDS / sizeof KINDS[0]; i++) compare(path, rows, now_ms, &KINDS[i]);
     if (many > 0) dashboard(path, many, now_ms);
     wipe(path);
     return 0;

@@ -3,6 +3,7 @@
 #include "node/loop.h"
 
 #include "base/clock.h"
+#include "base/slice.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -411,5 +412,6 @@ void loop_run(struct loop *loop, void (*on_signal)(void *ctx, int number), void 
 {
     loop->on_signal = on_signal;
     loop->signal_ctx = ctx;
+    slice_short(); /* where a writer or a model runs too, a request must not wait for its turn to end */
     while (!loop->stopped) turn(loop);
 }

@@ -95,7 +95,8 @@ static void step_classify(struct request *r)
     input_text(r);
     if (!resolve_model(r)) return;
     if (r->node->router) {
-        router_score(r->node->router, &r->input, &r->scores);
+        router_score_traced(r->node->router, &r->input, &r->scores, &r->trace);
+        r->traced = true;
         r->classify_us = r->scores.cost_us;
     }
     request_step_soon(r, STEP_DECIDE);

@@ -69,6 +69,7 @@ struct request {
     bool narrow;                /* decide among tiers that have a backend for this very request */
     int narrowed_at;            /* tried_count when that was last done */
     double classify_us, probe_p; /* probe_p < 0: not asked */
+    bool traced;                /* trace holds what the router saw of the text */
     /* run */
     struct call call;           /* the one that runs; id 0: none */
     struct backend *tried[TRIED_MAX];
@@ -96,6 +97,7 @@ struct request {
     /* Last, since a new request need not clear them: their counts say how many hold something. */
     struct log_hop hops[MSG_HOPS_MAX];
     struct msg_hop remote_hops[MSG_HOPS_MAX]; /* as told by the last peer; strings in the arena */
+    struct router_trace trace;
 };
 
 struct idempotency;

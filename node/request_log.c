@@ -36,6 +36,7 @@ static void fill_text(const struct request *r, struct log_row *row)
 {
     row->about = r->input;
     row->has_text = r->input.text != NULL;
+    row->trace = r->traced ? &r->trace : NULL;
     row->base = r->scores.base;
     row->wants_sketch = !r->submit->device_private && !r->policy.private_default;
 }

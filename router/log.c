@@ -85,18 +85,27 @@ static struct decision_entry *decision_new(struct decision_log *log, size_t room
     return entry;
 }
 
-/* The text behind the hops, each part closed by a NUL. */
+/* As much of a trace as is filled; a multiple of 8. */
+static size_t trace_bytes(const struct router_trace *trace)
+{
+    size_t words = trace->words > ROUTER_TRACE_WORDS ? 0 : (size_t)trace->words;
+    return (offsetof(struct router_trace, word) + words * sizeof trace->word[0] + 7) / 8 * 8;
+}
+
+/* The trace and the text, closed by a NUL, behind the hops. */
 static void copy_text(struct decision_entry *entry)
 {
     struct router_input *about = &entry->row.about;
     char *to = (char *)(entry->hops + entry->hop_count);
+    if (entry->row.trace) {
+        size_t bytes = trace_bytes(entry->row.trace);
+        entry->row.trace = memcpy(to, entry->row.trace, bytes);
+        to += bytes;
+    }
     memcpy(to, about->text, about->text_len);
     to[about->text_len] = 0;
     about->text = to;
-    to += about->text_len + 1;
-    if (about->context) memcpy(to, about->context, about->context_len);
-    to[about->context ? about->context_len : 0] = 0;
-    if (about->context) about->context = to;
+    about->context = NULL; /* a sketch knows its length alone */
 }
 
 /* Takes the pointers over even when memory ran out, so that there is one rule for the caller. */
@@ -106,7 +115,8 @@ static struct decision_entry *decision_copy(struct decision_log *log, struct log
     if (hop_count < 0 || !hops) hop_count = 0;
     if (hop_count > HOPS_MAX) hop_count = HOPS_MAX;
     if (!row->about.text) row->has_text = false;
-    size_t text = row->has_text ? row->about.text_len + (row->about.context ? row->about.context_len : 0) + 2 : 0;
+    size_t text = row->has_text ? row->about.text_len + 1 : 0;
+    if (row->has_text && row->trace) text += trace_bytes(row->trace);
     struct decision_entry *entry = decision_new(log, (size_t)hop_count * sizeof *hops + text);
     if (entry) {
         entry->entry = (struct entry){.kind = ENTRY_DECISION};
@@ -267,7 +277,7 @@ void log_key(const struct decision_log *log, unsigned char out[32])
 
 void log_sketch_key(const struct decision_log *log, unsigned char out[32])
 {
-    memcpy(out, log->sketch_key, sizeof log->sketch_key);
+    memcpy(out, log->sketch_secret, sizeof log->sketch_secret);
 }
 
 void log_prompt_hash(const struct decision_log *log, const char *text, size_t len, unsigned char out[16])
@@ -300,7 +310,8 @@ static void log_free(struct decision_log *log)
     (void)pthread_mutex_destroy(&log->lock);
     sodium_memzero(log->key, sizeof log->key);
     decisions_free(log->spare);
-    sodium_memzero(log->sketch_key, sizeof log->sketch_key);
+    sodium_memzero(log->sketch_secret, sizeof log->sketch_secret);
+    sodium_memzero(&log->sketch_key, sizeof log->sketch_key);
     free(log->path);
     free(log->node);
     free(log);
@@ -326,7 +337,8 @@ enum err_code log_open(struct decision_log **out, const struct log_options *opti
     code = store_open(&log->store, &own, e);
     if (code != ERR_OK) goto failed;
     memcpy(log->key, log->store.key, sizeof log->key);
-    memcpy(log->sketch_key, options->sketch_key ? options->sketch_key : log->key, sizeof log->sketch_key);
+    memcpy(log->sketch_secret, options->sketch_key ? options->sketch_key : log->key, sizeof log->sketch_secret);
+    sketch_key_init(&log->sketch_key, log->sketch_secret);
     log->stats.bytes = store_bytes(&log->store);
     log->stats.unshipped = log->store.next_id - 1 - log->store.shipped_id;
     if (pthread_create(&log->writer, NULL, writer_run, log) == 0) {

@@ -52,12 +52,14 @@ struct log_row {
     double price_usd, price_core_usd;     /* paid in all, abandoned work too; the same answered by core alone */
     double probe_p;                       /* joined probability of stages 2 and 3; < 0: not asked */
     bool has_sketch;
+    int sketch_len;                       /* 0: all of it */
     unsigned char sketch[ROUTER_SKETCH_BYTES];
     char *prompt, *answer;                /* malloc'd, taken by the log; stored only with store_prompts */
     /* Or, in place of prompt_hash and sketch: the text itself, from which the writer's thread makes both (a keyed sketch
      * costs more than the whole request path), and which it then forgets. */
-    struct router_input about;            /* its text and context are copied */
+    struct router_input about;            /* its text is copied */
     struct router_base base;              /* goes into the sketch; an id of zeros: none */
+    const struct router_trace *trace;     /* of this text, or NULL; copied */
     bool has_text, wants_sketch;
 };
 struct log_hop {

@@ -25,6 +25,8 @@ static void connection_close(struct store *store)
         (void)sqlite3_finalize(store->statement[i]);
         store->statement[i] = NULL;
     }
+    memset(store->together.decision, 0, sizeof store->together.decision); /* what those held */
+    memset(store->together.hop, 0, sizeof store->together.hop);
     if (store->rollup) rollup_unprepare(store->rollup);
     (void)sqlite3_close(store->sql);
     store->sql = NULL;

@@ -3,8 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PROMPT_BYTES_MAX = 1 << 20 }; /* of a prompt or an answer that is kept */
-
 /* What is not made from the columns. */
 static const char *const STATEMENTS[STORE_STATEMENTS] = {
     [STORE_BEGIN] = "BEGIN IMMEDIATE",
@@ -38,13 +36,32 @@ static void add_names(struct buf *b, const struct log_table *table)
     for (int i = 0; i < table->width; i++) (void)buf_addf(b, ", %s", table->columns[i].name);
 }
 
+/* Placeholders of `rows` rows. */
+static void add_values(struct buf *b, int width, int rows)
+{
+    for (int r = 0; r < rows; r++) {
+        (void)buf_adds(b, r == 0 ? " VALUES (?" : ", (?");
+        for (int i = 1; i < width; i++) (void)buf_adds(b, ", ?");
+        (void)buf_addc(b, ')');
+    }
+}
+
 static void insert_sql(struct buf *b, const struct log_table *table, const char *before, int extra)
 {
     (void)buf_addf(b, "INSERT INTO %s (%s", table->name, before);
     add_names(b, table);
-    (void)buf_adds(b, ") VALUES (?");
-    for (int i = 1; i < table->width + extra; i++) (void)buf_adds(b, ", ?");
-    (void)buf_adds(b, ") ON CONFLICT DO NOTHING");
+    (void)buf_addc(b, ')');
+    add_values(b, table->width + extra, 1);
+    (void)buf_adds(b, " ON CONFLICT DO NOTHING");
+}
+
+/* Many of our own at once. OR ROLLBACK: what the transaction did before need not be kept for the case that one fails. */
+static void together_sql(struct buf *b, const struct log_table *table, const char *id)
+{
+    (void)buf_addf(b, "INSERT OR ROLLBACK INTO %s (%s", table->name, id);
+    add_names(b, table);
+    (void)buf_addc(b, ')');
+    add_values(b, table->width + 1, STORE_TOGETHER);
 }
 
 /* Rows to ship carry where they came from first; the sketch of a decision comes last. */
@@ -62,6 +79,12 @@ static void statement_sql(struct buf *b, enum store_statement which)
     case STORE_DECISION: insert_sql(b, &LOG_DECISIONS, "id, origin, origin_row", 3); break;
     case STORE_LABEL: insert_sql(b, &LOG_LABELS, "id, origin, origin_row", 3); break;
     case STORE_HOP: insert_sql(b, &LOG_HOPS, "decision", 1); break;
+    case STORE_DECISIONS: together_sql(b, &LOG_DECISIONS, "id"); break;
+    case STORE_HOPS: together_sql(b, &LOG_HOPS, "decision"); break;
+    case STORE_SKETCHES:
+        (void)buf_adds(b, "INSERT OR ROLLBACK INTO sketches");
+        add_values(b, 2, STORE_TOGETHER);
+        break;
     case STORE_SHIP_DECISIONS: ship_sql(b, &LOG_DECISIONS, true); break;
     case STORE_SHIP_LABELS: ship_sql(b, &LOG_LABELS, false); break;
     case STORE_SHIP_HOPS:
@@ -137,12 +160,15 @@ int store_meta_put(struct store *store, const char *name, const int64_t *number,
 int store_begin(struct store *store)
 {
     rollup_clear(store->rollup);
+    store->together.count = 0;
     return store_run(store, store_statement(store, STORE_BEGIN));
 }
 
 int store_commit(struct store *store)
 {
-    int rc = rollup_write(store->rollup);
+    int rc = store_together_insert(store);
+    if (rc != SQLITE_OK) return rc;
+    rc = rollup_write(store->rollup);
     if (rc != SQLITE_OK) return store_fail(store, rc);
     if (store->next_id != store->committed_next_id) rc = store_meta_put(store, "next_id", &store->next_id, NULL, 0);
     if (rc == SQLITE_OK && store->shipped_id != store->committed_shipped_id)
@@ -157,6 +183,7 @@ int store_commit(struct store *store)
 void store_rollback(struct store *store)
 {
     rollup_clear(store->rollup);
+    store->together.count = 0;
     store->next_id = store->committed_next_id;
     store->shipped_id = store->committed_shipped_id;
     if (!store->sql || sqlite3_get_autocommit(store->sql)) return; /* SQLite has already rolled back */
@@ -168,92 +195,7 @@ void store_rollback(struct store *store)
     memcpy(store->last_error, words, sizeof words);
 }
 
-/* ---- rows ---- */
-
-static void bind_origin(sqlite3_stmt *st, int64_t id, struct store_origin origin)
-{
-    (void)sqlite3_bind_int64(st, 1, id);
-    if (origin.origin == 0) {
-        (void)sqlite3_bind_null(st, 2);
-        (void)sqlite3_bind_null(st, 3);
-    } else {
-        (void)sqlite3_bind_int64(st, 2, origin.origin);
-        (void)sqlite3_bind_int64(st, 3, origin.row);
-    }
-}
-
-static int add_row(struct store *store, enum store_statement which, struct store_origin origin,
-                   const struct log_value *values, int width, bool *stored)
-{
-    *stored = false;
-    sqlite3_stmt *st = store_statement(store, which);
-    if (!st) return store->last_code;
-    bind_origin(st, store->next_id, origin);
-    store_bind(st, 4, values, width);
-    int rc = store_run(store, st);
-    if (rc == SQLITE_OK) *stored = sqlite3_changes(store->sql) > 0;
-    return rc;
-}
-
-static int add_hops(struct store *store, int64_t decision, const struct store_decision *d)
-{
-    for (int i = 0; i < d->hop_count; i++) {
-        sqlite3_stmt *st = store_statement(store, STORE_HOP);
-        if (!st) return store->last_code;
-        (void)sqlite3_bind_int64(st, 1, decision);
-        store_bind(st, 2, d->hops[i], HOP_WIDTH);
-        int rc = store_run(store, st);
-        if (rc != SQLITE_OK) return rc;
-    }
-    return SQLITE_OK;
-}
-
-static int add_sketch(struct store *store, int64_t decision, const unsigned char *sketch, size_t len)
-{
-    sqlite3_stmt *st = store_statement(store, STORE_SKETCH);
-    if (!st) return store->last_code;
-    (void)sqlite3_bind_int64(st, 1, decision);
-    (void)sqlite3_bind_blob(st, 2, sketch, (int)len, SQLITE_STATIC);
-    return store_run(store, st);
-}
-
-static void bind_long_text(sqlite3_stmt *st, int at, const char *text)
-{
-    (void)sqlite3_bind_text(st, at, text, text ? (int)strnlen(text, PROMPT_BYTES_MAX) : 0, SQLITE_STATIC);
-}
-
-static int add_prompt(struct store *store, int64_t decision, const struct store_decision *d)
-{
-    sqlite3_stmt *st = store_statement(store, STORE_PROMPT);
-    if (!st) return store->last_code;
-    (void)sqlite3_bind_int64(st, 1, decision);
-    bind_long_text(st, 2, d->prompt);
-    bind_long_text(st, 3, d->answer);
-    return store_run(store, st);
-}
-
-int store_add_decision(struct store *store, struct store_origin origin, const struct store_decision *decision,
-                       bool *stored)
-{
-    int64_t id = store->next_id;
-    int rc = add_row(store, STORE_DECISION, origin, decision->values, DECISION_WIDTH, stored);
-    if (rc != SQLITE_OK || !*stored) return rc;
-    store->next_id++;
-    rc = add_hops(store, id, decision);
-    if (rc == SQLITE_OK && decision->sketch) rc = add_sketch(store, id, decision->sketch, decision->sketch_len);
-    if (rc == SQLITE_OK && store->store_prompts && (decision->prompt || decision->answer))
-        rc = add_prompt(store, id, decision);
-    if (rc == SQLITE_OK) rc = rollup_add(store->rollup, decision->values);
-    return rc;
-}
-
-int store_add_label(struct store *store, struct store_origin origin, const struct log_value values[LABEL_WIDTH],
-                    bool *stored)
-{
-    int rc = add_row(store, STORE_LABEL, origin, values, LABEL_WIDTH, stored);
-    if (rc == SQLITE_OK && *stored) store->next_id++;
-    return rc;
-}
+/* ---- shipping ---- */
 
 int store_set_shipped(struct store *store, int64_t id)
 {

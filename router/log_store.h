@@ -15,12 +15,46 @@ enum { STORE_VERSION = 2, STORE_APPLICATION_ID = 0x52554e47 /* "RUNG" */, LOG_ID
 enum store_statement {
     STORE_BEGIN, STORE_COMMIT, STORE_ROLLBACK, STORE_META,
     STORE_DECISION, STORE_HOP, STORE_LABEL, STORE_SKETCH, STORE_PROMPT, /* add a row */
+    STORE_DECISIONS, STORE_HOPS, STORE_SKETCHES, /* add STORE_TOGETHER rows */
     STORE_ORIGIN_ADD, STORE_ORIGIN_FIND, STORE_ORIGIN_SEEN,
     STORE_OLD_DECISIONS, STORE_OLD_LABELS,
     STORE_DROP_DECISION, STORE_DROP_HOPS, STORE_DROP_SKETCH, STORE_DROP_PROMPT, STORE_DROP_LABEL, STORE_DROP_HOURLY,
     STORE_DROP_LATENCY, STORE_DROP_DAILY, STORE_VACUUM, STORE_PAGES, STORE_FREE_PAGES,
     STORE_SHIP_DECISIONS, STORE_SHIP_LABELS, STORE_SHIP_HOPS,
     STORE_STATEMENTS
+};
+
+/* What is added of a decision. */
+struct store_decision {
+    const struct log_value *values; /* (DECISION_WIDTH) */
+    const struct log_value (*hops)[HOP_WIDTH];
+    int hop_count;
+    const unsigned char *sketch;    /* (sketch_len, at most ROUTER_SKETCH_BYTES) or NULL */
+    size_t sketch_len;
+    const char *prompt, *answer;    /* or NULL */
+};
+
+/* Our own decisions, kept until there are enough to be inserted together. */
+enum { STORE_TOGETHER = 8 };
+struct store_row {
+    int64_t id;
+    struct store_decision decision; /* but for values and hops, which lie here */
+    struct log_value values[DECISION_WIDTH], hops[HOPS_MAX][HOP_WIDTH];
+};
+/* What a statement's parameter holds now. */
+struct store_bound {
+    int kind; /* of log_value, and 1; 0: not known */
+    size_t len;
+    union {
+        int64_t integer;
+        double real;
+        unsigned char bytes[48];
+    };
+};
+struct store_together {
+    int count;
+    struct store_row row[STORE_TOGETHER];
+    struct store_bound decision[STORE_TOGETHER][DECISION_WIDTH], hop[STORE_TOGETHER][HOP_WIDTH];
 };
 
 struct store {
@@ -31,6 +65,8 @@ struct store {
     enum tier tier;
     int lock_fd; /* of PATH-lock, held while this process writes; -1: not held */
     bool store_prompts;
+    bool one_by_one;             /* our own rows too: one of them cannot be stored, and must not take others along */
+    struct store_together together;
     int64_t keep_ms, keep_bytes;
     int64_t next_id, shipped_id; /* as they will be once the batch is committed */
     int64_t committed_next_id, committed_shipped_id;
@@ -58,20 +94,17 @@ void store_rollback(struct store *store);
 struct store_origin {
     int64_t origin, row;
 };
-/* What is added; SQLITE_CONSTRAINT: that one row cannot be stored, the transaction goes on. `stored` tells a new row
- * from one that was there already. */
-struct store_decision {
-    const struct log_value *values; /* (DECISION_WIDTH) */
-    const struct log_value (*hops)[HOP_WIDTH];
-    int hop_count;
-    const unsigned char *sketch;    /* (sketch_len, at most ROUTER_SKETCH_BYTES) or NULL */
-    size_t sketch_len;
-    const char *prompt, *answer;    /* or NULL */
-};
+/* SQLITE_CONSTRAINT: that one row cannot be stored, the transaction goes on. `stored` tells a new row from one that was there
+ * already. */
 int store_add_decision(struct store *store, struct store_origin origin, const struct store_decision *decision,
                        bool *stored);
 int store_add_label(struct store *store, struct store_origin origin, const struct log_value values[LABEL_WIDTH],
                     bool *stored);
+/* One of our own: fill the next row, whose pointers must last until the commit, then add it. SQLITE_CONSTRAINT: some row of this
+ * transaction cannot be stored and nothing of it is kept, unless one_by_one is set: then it is this row alone. */
+struct store_row *store_together_next(struct store *store);
+int store_together_add(struct store *store);
+int store_together_insert(struct store *store); /* those that still wait; store_commit does it */
 int store_set_shipped(struct store *store, int64_t id);
 /* The number under which rows of that node's log are kept here. */
 int store_origin(struct store *store, const char *node, size_t node_len, const unsigned char log_id[LOG_ID_BYTES],

@@ -2,14 +2,12 @@
 #include "router/log_writer.h"
 
 #include "base/clock.h"
+#include "base/slice.h"
 #include "base/textlog.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 enum { RETRY_MS = 50, RETRY_MS_MAX = 5000, REOPEN_AFTER = 4, TICK_MS = 60 * 1000, TRIM_MS = 10 * 1000, TRIM_ROWS = 512,
        TRIM_ROUNDS = 32, TRIM_PAUSE_MS = 20, DROP_QUIET_US = 60 * 1000 * 1000 };
@@ -20,22 +18,31 @@ static void measure_text(const struct decision_log *log, struct log_row *row)
 {
     if (!row->has_text) return; /* none, or a batch tried again */
     log_prompt_hash(log, row->about.text, row->about.text_len, row->prompt_hash);
-    if (row->wants_sketch) router_sketch(&row->about, log->sketch_key, &row->base, row->sketch);
+    if (row->wants_sketch) {
+        unsigned char whole[ROUTER_SKETCH_BYTES];
+        sketch_make(&row->about, row->trace, &log->sketch_key, &row->base, whole);
+        row->sketch_len = (int)sketch_pack(whole, row->sketch);
+    }
     row->has_sketch = row->wants_sketch;
     row->has_text = false;
 }
 
+static size_t sketch_len(const struct log_row *row)
+{
+    return row->sketch_len > 0 ? (size_t)row->sketch_len : ROUTER_SKETCH_BYTES;
+}
+
 static int write_decision(struct store *store, const struct decision_entry *entry)
 {
-    struct log_value values[DECISION_WIDTH], hops[HOPS_MAX][HOP_WIDTH];
-    log_row_values(&entry->row, store->node, store->tier, values);
-    for (int i = 0; i < entry->hop_count; i++) log_hop_values(&entry->hops[i], i, hops[i]);
-    bool stored;
-    const struct store_decision decision = {.values = values, .hops = hops, .hop_count = entry->hop_count,
-                                            .sketch = entry->row.has_sketch ? entry->row.sketch : NULL,
-                                            .sketch_len = ROUTER_SKETCH_BYTES,
-                                            .prompt = entry->row.prompt, .answer = entry->row.answer};
-    return store_add_decision(store, (struct store_origin){0, 0}, &decision, &stored);
+    struct store_row *to = store_together_next(store);
+    log_row_values(&entry->row, store->node, store->tier, to->values);
+    for (int i = 0; i < entry->hop_count; i++) log_hop_values(&entry->hops[i], i, to->hops[i]);
+    to->decision.hop_count = entry->hop_count;
+    to->decision.sketch = entry->row.has_sketch ? entry->row.sketch : NULL;
+    to->decision.sketch_len = sketch_len(&entry->row);
+    to->decision.prompt = entry->row.prompt;
+    to->decision.answer = entry->row.answer;
+    return store_together_add(store);
 }
 
 static int write_label(struct store *store, const struct label_entry *entry)
@@ -106,15 +113,24 @@ static int trim(struct decision_log *log, int rows_max, bool *more)
 
 static int batch_rows(struct decision_log *log, struct entry *batch, int count)
 {
-    int rc = SQLITE_OK, written = 0;
+    int rc = SQLITE_OK;
     for (struct entry *e = batch; e && rc == SQLITE_OK; e = e->next) {
-        /* A batch takes milliseconds; where the loop has no processor of its own it must not wait for the whole of it. */
-        if (++written % 8 == 0) (void)sched_yield();
         rc = entry_write(log, e);
-        e->refused = row_at_fault(rc);
+        e->refused = row_at_fault(rc) && (log->store.one_by_one || e->kind != ENTRY_DECISION);
         if (e->refused) rc = SQLITE_OK;
     }
+    if (rc == SQLITE_OK) rc = store_together_insert(&log->store);
     return rc == SQLITE_OK ? trim(log, 2 * count + TRIM_ROWS, &log->trim_more) : rc;
+}
+
+static int batch_write(struct decision_log *log, struct entry *batch, int count)
+{
+    struct store *store = &log->store;
+    int rc = store_begin(store);
+    if (rc == SQLITE_OK) rc = batch_rows(log, batch, count);
+    if (rc == SQLITE_OK) rc = store_commit(store);
+    if (rc != SQLITE_OK) store_rollback(store);
+    return rc;
 }
 
 static int batch_try(struct decision_log *log, struct entry *batch, int count)
@@ -129,10 +145,11 @@ static int batch_try(struct decision_log *log, struct entry *batch, int count)
             return SQLITE_CANTOPEN;
         }
     }
-    int rc = store_begin(store);
-    if (rc == SQLITE_OK) rc = batch_rows(log, batch, count);
-    if (rc == SQLITE_OK) rc = store_commit(store);
-    if (rc != SQLITE_OK) store_rollback(store);
+    int rc = batch_write(log, batch, count);
+    if (!row_at_fault(rc)) return rc;
+    store->one_by_one = true; /* some decision cannot be stored: which? */
+    rc = batch_write(log, batch, count);
+    store->one_by_one = false;
     return rc;
 }
 
@@ -300,10 +317,13 @@ static void wait_for_rows(struct decision_log *log)
     struct timespec tick = at_mono_us(clock_mono_us() + idle_ms * 1000);
     int rc = 0;
     while (!log->head && !log->stop && rc == 0) rc = pthread_cond_timedwait(&log->wake, &log->lock, &tick);
-    struct timespec ripe = at_mono_us(log->first_us + (int64_t)log->batch_ms * 1000);
-    rc = 0;
-    while (log->head && !log->stop && log->hurry_seq <= log->taken_seq && log->waiting < RIPE_ROWS && rc == 0)
-        rc = pthread_cond_timedwait(&log->wake, &log->lock, &ripe);
+    while (log->head && !log->stop && log->hurry_seq <= log->taken_seq) {
+        bool many = log->waiting >= RIPE_ROWS;
+        int64_t ripe_us = log->first_us + (int64_t)(many && log->batch_ms > RIPE_MS ? RIPE_MS : log->batch_ms) * 1000;
+        if (clock_mono_us() >= ripe_us || log->waiting >= BATCH_ROWS) break;
+        struct timespec ripe = at_mono_us(ripe_us);
+        (void)pthread_cond_timedwait(&log->wake, &log->lock, &ripe);
+    }
 }
 
 static struct entry *batch_take(struct decision_log *log, int *count, bool *stop)
@@ -352,8 +372,7 @@ static void trim_idle(struct decision_log *log)
 
 void *writer_run(void *arg)
 {
-    /* Requests go before their rows: on a busy machine the loop must not wait for a batch. Linux: this thread's alone. */
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), 5);
+    slice_long(); /* requests go before their rows; sched_yield() would forfeit far more than this thread owes */
     struct decision_log *log = arg;
     for (;;) {
         int count;

@@ -3,14 +3,16 @@
 #define RUNG_ROUTER_LOG_WRITER_H
 
 #include "router/log_ship.h"
+#include "router/sketch.h"
 
 #include <pthread.h>
 #include <time.h>
 
 enum {
     BATCH_ROWS = 2048, /* in one transaction, at the most */
-    RIPE_ROWS = 96     /* so many waiting rows are written without waiting for more: many short turns of the writer disturb
-                          a loop beside it less than few long ones */
+    RIPE_ROWS = 96,    /* so many waiting rows are written without waiting for more: many short turns of the writer disturb
+                          a loop beside it less than few long ones; */
+    RIPE_MS = 5        /* but not sooner than this after the first, or at full speed each row would pay for too much of a commit */
 };
 
 enum entry_kind { ENTRY_DECISION, ENTRY_LABEL, ENTRY_TASK, ENTRY_SHIP, ENTRY_ACKNOWLEDGED, ENTRY_RECEIVE };
@@ -31,7 +33,7 @@ struct task {
 struct decision_entry {
     struct entry entry;
     struct log_row row;
-    size_t cap;            /* bytes behind it: hops, then text */
+    size_t cap;            /* bytes behind it: hops, then trace, then text */
     int hop_count;
     struct log_hop hops[];
 };
@@ -62,7 +64,8 @@ struct decision_log {
     int queue_rows, batch_ms;
     pthread_t writer;
     struct store store; /* the writer's alone once it runs; the keys never change while the log is open */
-    unsigned char key[32], sketch_key[32];
+    unsigned char key[32], sketch_secret[32];
+    struct sketch_key sketch_key; /* made of it */
 
     pthread_mutex_t lock; /* guards what follows; never held while the disk is waited for */
     pthread_cond_t wake, settled;

@@ -108,9 +108,9 @@ struct model_sums {
     float counted[COUNTED];
 };
 void model_walk(const struct router *r, const struct router_input *in, struct model_sums *out);
-/* The same, with the sums of the sketch under r->key beside them. */
+/* The same, with the sums of the sketch under r->key and a trace beside them; either may be NULL. */
 void model_walk_sketch(const struct router *r, const struct router_input *in, struct model_sums *out,
-                       struct sketch_sums *sketch);
+                       struct sketch_sums *sketch, struct router_trace *trace);
 void model_heads(const struct router *r, const struct model_sums *sums, float heads[MODEL_HEADS]);
 /* From heads and standardised counted features to the trees' inputs and the raw score before the trees. */
 void model_inputs(const struct router *r, const float heads[MODEL_HEADS], const float *counted, float inputs[MODEL_INPUTS],

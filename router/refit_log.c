@@ -83,14 +83,11 @@ static void probe_read(sqlite3_stmt *st, const struct router *r, struct refit_ro
     row->probe_label = (float)label;
 }
 
-static unsigned char fold_of(sqlite3_stmt *st)
+static unsigned char fold_of(sqlite3_stmt *st, const unsigned char sketch[ROUTER_SKETCH_BYTES])
 {
     const unsigned char *hash = sqlite3_column_blob(st, COL_HASH);
     int len = sqlite3_column_bytes(st, COL_HASH);
-    if (!hash || len < 4) { /* no hash: by the sketch's last bytes, which hold words */
-        hash = sqlite3_column_blob(st, COL_SKETCH);
-        hash += ROUTER_SKETCH_BYTES - 4;
-    }
+    if (!hash || len < 4) hash = sketch + ROUTER_SKETCH_BYTES - 4; /* no hash: by the sketch's last bytes, which hold words */
     uint32_t number = (uint32_t)hash[0] | (uint32_t)hash[1] << 8 | (uint32_t)hash[2] << 16 | (uint32_t)hash[3] << 24;
     return (unsigned char)(number % REFIT_FOLDS);
 }
@@ -107,7 +104,8 @@ static void row_take(struct reading *in, sqlite3_stmt *st)
     struct refit_rows *out = in->out;
     struct refit_row *row = &out->row[out->count];
     const unsigned char *bytes = sqlite3_column_blob(st, COL_SKETCH);
-    if (!bytes || !sketch_read(&in->sketch, bytes, (size_t)sqlite3_column_bytes(st, COL_SKETCH))) return;
+    if (!bytes || !sketch_unpack(bytes, (size_t)sqlite3_column_bytes(st, COL_SKETCH), row->sketch)) return;
+    if (!sketch_read(&in->sketch, row->sketch, sizeof row->sketch)) return;
     if (!labels_read(st, row)) return;
     if (memcmp(in->sketch.key_id, in->key_id, SKETCH_KEY_ID) != 0) {
         out->other_key++;
@@ -119,8 +117,7 @@ static void row_take(struct reading *in, sqlite3_stmt *st)
         out->other_router++;
         return;
     }
-    memcpy(row->sketch, bytes, sizeof row->sketch);
-    row->fold = fold_of(st);
+    row->fold = fold_of(st, row->sketch);
     probe_read(st, in->router, row);
     out->count++;
 }

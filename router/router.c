@@ -12,12 +12,19 @@ struct adding {
     const struct router *r;
     struct model_sums *sums;
     struct sketch_sums *sketch; /* NULL: none is wanted */
+    struct router_trace *trace; /* NULL: none is wanted */
     uint64_t seen[GRAM_KINDS][(1u << MODEL_BITS_MAX) / 64]; /* only 2^bits of each is cleared and used */
 };
 
 typedef int8_t bytes16 __attribute__((vector_size(16)));
 typedef int16_t shorts16 __attribute__((vector_size(32)));
 _Static_assert(FEATURES_CHUNK * 128 <= 32768, "a chunk's sum of bytes fits 16 bits");
+
+static inline void trace_word(struct router_trace *trace, uint32_t hash)
+{
+    if (trace->words < ROUTER_TRACE_WORDS) trace->word[trace->words] = hash;
+    trace->words++;
+}
 
 /* The last lane adds up idf, and is not used. */
 static inline void add_bucket(shorts16 *sum, const struct model_bucket *b)
@@ -50,24 +57,29 @@ static void add_grams(void *ctx, const struct gram *grams, size_t count)
     for (int k = 0; k < GRAM_KINDS; k++)
         for (int h = 0; h < MODEL_HEADS; h++) a->sums->w[k][h] += sum[k][h];
     if (a->sketch) sketch_add(a->sketch, a->r->key, grams, count);
+    for (size_t i = 0; a->trace && i < count; i++)
+        if (grams[i].kind == GRAM_WORD) trace_word(a->trace, grams[i].hash);
 }
 
 void model_walk_sketch(const struct router *r, const struct router_input *in, struct model_sums *out,
-                       struct sketch_sums *sketch)
+                       struct sketch_sums *sketch, struct router_trace *trace)
 {
     struct adding a;
     a.r = r;
     a.sums = out;
     a.sketch = sketch;
+    a.trace = trace;
     if (sketch) sketch_start(sketch);
+    if (trace) trace->words = 0;
     for (int k = 0; k < GRAM_KINDS; k++) memset(a.seen[k], 0, ((size_t)1 << r->bits) / 8);
     *out = (struct model_sums){0};
     features_walk(in, add_grams, &a, out->counted);
+    if (trace) memcpy(trace->counted, out->counted, sizeof trace->counted);
 }
 
 void model_walk(const struct router *r, const struct router_input *in, struct model_sums *out)
 {
-    model_walk_sketch(r, in, out, NULL);
+    model_walk_sketch(r, in, out, NULL, NULL);
 }
 
 void model_heads(const struct router *r, const struct model_sums *sums, float heads[MODEL_HEADS])
@@ -179,7 +191,8 @@ static void base_out(const struct router *r, const double base[TIERS], struct ro
     for (int i = 0; i < r->info.tiers; i++) out->p[model_tier(r->info.tiers, i)] = base[i];
 }
 
-void router_score(const struct router *r, const struct router_input *in, struct router_scores *out)
+void router_score_traced(const struct router *r, const struct router_input *in, struct router_scores *out,
+                         struct router_trace *trace)
 {
     int64_t start = clock_mono_us();
     struct model_sums sums;
@@ -188,7 +201,7 @@ void router_score(const struct router *r, const struct router_input *in, struct 
     bool own = r->own && r->key;
     double base[TIERS] = {0}, p[TIERS];
     *out = (struct router_scores){0};
-    model_walk_sketch(r, in, &sums, own ? &sketch : NULL);
+    model_walk_sketch(r, in, &sums, own ? &sketch : NULL, trace);
     model_heads(r, &sums, heads);
     model_inputs(r, heads, sums.counted, inputs, raw);
     model_trees(r, inputs, raw);
@@ -206,6 +219,11 @@ void router_score(const struct router *r, const struct router_input *in, struct 
     }
     out->ood = model_ood(r, &sums);
     out->cost_us = (double)(clock_mono_us() - start);
+}
+
+void router_score(const struct router *r, const struct router_input *in, struct router_scores *out)
+{
+    router_score_traced(r, in, out, NULL);
 }
 
 double router_probe(const struct router *r, double p, const struct router_evidence *ev)

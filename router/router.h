@@ -66,6 +66,17 @@ struct router_scores {
 /* A router fitted for two tiers scores edge and core, and region as their mean; `known` says so. Total, deterministic. */
 void router_score(const struct router *router, const struct router_input *in, struct router_scores *out);
 
+/* What scoring saw of a text, as far as a sketch needs it, so that the text need not be walked again. Hashes without a key:
+ * as secret as the text. */
+enum { ROUTER_COUNTED = 43, ROUTER_TRACE_WORDS = 512 };
+struct router_trace {
+    int words;             /* in the text, repeated ones too; more than ROUTER_TRACE_WORDS: not all are here */
+    float counted[ROUTER_COUNTED];
+    uint32_t word[ROUTER_TRACE_WORDS]; /* (words) */
+};
+void router_score_traced(const struct router *router, const struct router_input *in, struct router_scores *out,
+                         struct router_trace *trace);
+
 /* The evidence of stages 2 and 3: joins the text's score with what the edge model showed. p is the text's p[edge]. */
 struct router_evidence {
     const float *hidden;   /* (embedding) after prefill; NULL when not had */

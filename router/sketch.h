@@ -4,6 +4,9 @@
  * of that router; the counted features, one byte each; and 2,290 random sums of the prompt's words, each −, 0 or +, five
  * to a byte. Which sums a word goes into only the key tells (two for each distinct word), so that no list of words can be
  * read back; sketches under one key can be compared and fitted to.
+ *
+ * As a log keeps it (version 3): the same, but runs of bytes that hold five zeros are told by their length. Such a byte is
+ * 121 and none is above 242, so that 242 + n stands for n of them, 1 to 13. A prompt of 30 words takes some 180 bytes.
  */
 #ifndef RUNG_ROUTER_SKETCH_H
 #define RUNG_ROUTER_SKETCH_H
@@ -20,6 +23,7 @@
 
 enum {
     SKETCH_VERSION = 2,
+    SKETCH_VERSION_PACKED = 3,
     SKETCH_KEY_ID = 3,
     SKETCH_BASE_ID = 4,
     SKETCH_HEAD = 1 + SKETCH_KEY_ID + SKETCH_BASE_ID + TIERS,
@@ -35,12 +39,18 @@ struct sketch_key {
 void sketch_key_init(struct sketch_key *out, const unsigned char key[32]);
 
 /* Sums while walking; small enough for the stack. */
+enum { SKETCH_PLACES = 2048 };
 struct sketch_sums {
     uint64_t seen[512]; /* words that came before, by 15 bits of their hash: each counts once */
     int16_t at[SKETCH_TRITS];
+    int32_t norm2;      /* of all sums */
+    int places;         /* entries in place; > SKETCH_PLACES: there were too many */
+    uint16_t place[SKETCH_PLACES]; /* sums that a word went into, some of them more than once */
 };
 void sketch_start(struct sketch_sums *sums);
 void sketch_add(struct sketch_sums *sums, const struct sketch_key *key, const struct gram *grams, size_t count);
+/* The same for words alone. */
+void sketch_add_words(struct sketch_sums *sums, const struct sketch_key *key, const uint32_t *hashes, size_t count);
 
 /* A sketch as it is fitted to and scored. */
 struct sketch {
@@ -52,7 +62,13 @@ struct sketch {
 };
 /* From the sums of a walk; key_id, base_id and base are left alone. */
 void sketch_close(struct sketch *out, const struct sketch_sums *sums, const float counted[COUNTED]);
-/* From a log; false where it is of another version or damaged. */
+/* A prompt's, of 512 bytes: from the trace of its words, or from its text where that is NULL or holds too few. */
+void sketch_make(const struct router_input *in, const struct router_trace *trace, const struct sketch_key *key,
+                 const struct router_base *base, unsigned char out[ROUTER_SKETCH_BYTES]);
+/* As a log keeps it; returns how many bytes that takes. And back, from either form; false: of another version, or damaged. */
+size_t sketch_pack(const unsigned char in[ROUTER_SKETCH_BYTES], unsigned char out[ROUTER_SKETCH_BYTES]);
+bool sketch_unpack(const unsigned char *bytes, size_t len, unsigned char out[ROUTER_SKETCH_BYTES]);
+/* What one of either form says; false as above. */
 bool sketch_read(struct sketch *out, const unsigned char *bytes, size_t len);
 
 #endif

@@ -49,7 +49,7 @@ failed=$(grep -cE 'Test +#[0-9]+: .*\*\*\*' build-asan/ctest.log || true)
 if [ "$failed" -eq 0 ]; then echo "$passed programs passed"; else tail -100 build-asan/ctest.log; fi
 
 step "what has threads, under ThreadSanitizer (build-tsan/)"
-threaded="test_node_loop test_node_gpu test_router_log test_engine_engine test_engine_sched"
+threaded="test_node_loop test_node_gpu test_node_watch test_router_log test_engine_engine test_engine_sched"
 quiet cmake -G Ninja -B build-tsan -S . -DRUNG_TSAN=ON
 quiet ninja -C build-tsan $threaded
 for program in $threaded; do

@@ -35,6 +35,111 @@ static void a_decision_and_its_hops_are_read_back_as_given(void **state)
     log_close(log, 1000);
 }
 
+/* Rows that differ in every way that matters to how they are bound: lengths, NULLs, hops, sketches. */
+static struct log_row varied(int i, struct log_hop hops[3], int *hop_count, bool alike)
+{
+    char id[32];
+    (void)snprintf(id, sizeof id, "r%d", i);
+    struct log_row row = row_of(id);
+    row.wall_ms += i % 5;
+    row.probe_p = i % 3 ? -1 : 0.5;
+    row.ttft_ms = i % 4 ? 10 + i : 0;
+    row.prompt_tokens = i % 6;
+    (void)snprintf(row.tenant, sizeof row.tenant, "%.*s", i % 13, "tenant-tenant");
+    (void)snprintf(row.error, sizeof row.error, "%0*d", i % 100, i);
+    (void)snprintf(row.decision.why, sizeof row.decision.why, "%0*d", 20 + i % 60, i % 10);
+    memset(row.prompt_hash, i, sizeof row.prompt_hash);
+    row.has_sketch = alike || i % 7 != 0;
+    memset(row.sketch, i, sizeof row.sketch);
+    row.sketch_len = 1 + i % 500;
+    *hop_count = alike || i % 8 ? 1 : i % 3;
+    for (int h = 0; h < 3; h++) {
+        hops[h] = (struct log_hop){.tier = TIER_EDGE, .outcome = "done", .total_ms = i, .completion_tokens = h};
+        (void)snprintf(hops[h].error, sizeof hops[h].error, "%0*d", i % 70, h);
+    }
+    return row;
+}
+
+static void fill(struct decision_log *log, int count, bool alike, bool each_alone)
+{
+    struct log_hop hops[3];
+    for (int i = 0, hop_count; i < count; i++) {
+        struct log_row row = varied(i, hops, &hop_count, alike);
+        assert_int_equal(log_decision(log, &row, hops, hop_count), ERR_OK);
+        if (each_alone) assert_true(log_flush(log, 10000));
+    }
+    assert_true(log_flush(log, 10000));
+}
+
+/* Eight at a time go in by other statements than one alone. */
+static void rows_written_together_are_as_those_written_alone(void **state)
+{
+    const struct folder *f = *state;
+    static const char *const TABLES[] = {"decisions", "hops", "sketches", "hourly", "hourly_latency", "daily_latency"};
+    for (int alike = 0; alike < 2; alike++) {
+        char other[128], sql[400];
+        (void)snprintf(other, sizeof other, "%s/alone-%d.db", f->dir, alike);
+        struct log_options options = options_of(f), alone = options;
+        options.batch_ms = 200; /* one batch */
+        alone.path = other;
+        struct decision_log *log = open_log(&options), *second = open_log(&alone);
+        fill(log, 90, alike != 0, false);
+        fill(second, 90, alike != 0, true);
+        log_close(log, 5000);
+        log_close(second, 5000);
+        for (size_t t = 0; t < sizeof TABLES / sizeof TABLES[0]; t++) {
+            (void)snprintf(sql, sizeof sql, "ATTACH '%s' AS other", other);
+            sqlite3 *conn;
+            sqlite3_stmt *st;
+            assert_int_equal(sqlite3_open(f->db, &conn), SQLITE_OK);
+            assert_int_equal(sqlite3_exec(conn, sql, NULL, NULL, NULL), SQLITE_OK);
+            (void)snprintf(sql, sizeof sql, "SELECT (SELECT count(*) FROM (SELECT * FROM main.%s EXCEPT SELECT * FROM other.%s)) + "
+                                            "(SELECT count(*) FROM (SELECT * FROM other.%s EXCEPT SELECT * FROM main.%s)), "
+                                            "(SELECT count(*) FROM main.%s)", TABLES[t], TABLES[t], TABLES[t], TABLES[t], TABLES[t]);
+            assert_int_equal(sqlite3_prepare_v2(conn, sql, -1, &st, NULL), SQLITE_OK);
+            assert_int_equal(sqlite3_step(st), SQLITE_ROW);
+            if (sqlite3_column_int(st, 0) != 0) fail_msg("%s differs in %d rows", TABLES[t], sqlite3_column_int(st, 0));
+            assert_true(sqlite3_column_int(st, 1) > 0);
+            (void)sqlite3_finalize(st);
+            (void)sqlite3_close(conn);
+        }
+        assert_int_equal(unlink(f->db), 0); /* its WAL went with the last connection */
+    }
+}
+
+static void a_row_that_cannot_be_stored_takes_no_other_along(void **state)
+{
+    const struct folder *f = *state;
+    struct log_options options = options_of(f);
+    options.batch_ms = 200;
+    log_close(open_log(&options), 1000);
+    sqlite3 *conn;
+    assert_int_equal(sqlite3_open(f->db, &conn), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(conn, "CREATE TRIGGER picky BEFORE INSERT ON decisions WHEN new.tenant = 'bad' "
+                                        "BEGIN SELECT RAISE(ABORT, 'no'); END", NULL, NULL, NULL), SQLITE_OK);
+    (void)sqlite3_close(conn);
+    struct decision_log *log = open_log(&options);
+    struct log_hop hops[3];
+    for (int i = 0, hop_count; i < 50; i++) {
+        struct log_row row = varied(i, hops, &hop_count, true);
+        if (i == 0 || i == 20 || i == 49) (void)snprintf(row.tenant, sizeof row.tenant, "bad");
+        assert_int_equal(log_decision(log, &row, hops, hop_count), ERR_OK);
+    }
+    (void)log_flush(log, 10000); /* false: some were lost */
+    struct log_stats stats;
+    log_stats(log, &stats);
+    assert_int_equal(stats.rows_written, 47);
+    assert_int_equal(stats.rows_dropped, 3);
+    put(log, "later");
+    assert_true(log_flush(log, 10000));
+    log_close(log, 5000);
+    assert_int_equal(ask_int(f->db, "SELECT count(*) FROM decisions WHERE tenant <> 'bad'"), 48);
+    assert_int_equal(ask_int(f->db, "SELECT count(*) FROM decisions AS d JOIN hops AS h ON h.decision = d.id"), 47);
+    assert_int_equal(ask_int(f->db, "SELECT count(*) FROM hops"), 47);
+    assert_int_equal(ask_int(f->db, "SELECT count(*) FROM sketches"), 47);
+    assert_int_equal(ask_int(f->db, "SELECT sum(requests) FROM hourly"), 48);
+}
+
 static void the_columns_are_the_schema_s(void **state)
 {
     const struct folder *f = *state;
@@ -385,6 +490,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_FOLDER(a_decision_and_its_hops_are_read_back_as_given),
         IN_FOLDER(the_columns_are_the_schema_s),
+        IN_FOLDER(rows_written_together_are_as_those_written_alone),
+        IN_FOLDER(a_row_that_cannot_be_stored_takes_no_other_along),
         IN_FOLDER(a_new_file_is_private_and_of_this_version),
         IN_FOLDER(a_file_of_version_1_is_brought_up_with_its_rows),
         IN_FOLDER(a_foreign_database_is_left_alone),

@@ -283,6 +283,49 @@ static void a_log_gives_its_labels_and_the_probes_word_where_it_escalated(void *
     router_free(r);
 }
 
+/* An earlier rung kept all 512 bytes. */
+static void sketches_kept_whole_are_read_as_those_kept_short(void **state)
+{
+    const struct folder *f = *state;
+    struct log_options options = options_of(f);
+    struct decision_log *log = open_log(&options);
+    seed = 5;
+    for (int i = 0; i < 30; i++) log_one(log, i, i % 2, false);
+    log_close(log, 5000);
+    struct router *r = prior_new();
+    memset(r->base_id, 1, sizeof r->base_id);
+    struct refit_rows kept, read;
+    const struct refit_options from = {.path = f->db};
+    struct err e = {0};
+    if (refit_read(&kept, r, &from, &e) != ERR_OK) fail_msg("%s", e.msg);
+    assert_int_equal(ask_int(f->db, "SELECT count(*) FROM sketches WHERE length(sketch) < 400"), 30);
+    sqlite3 *sql;
+    sqlite3_stmt *st;
+    assert_int_equal(sqlite3_open(f->db, &sql), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(sql, "UPDATE sketches SET sketch = ?2 WHERE decision = (SELECT id FROM decisions WHERE request = ?1)",
+                                        -1, &st, NULL), SQLITE_OK);
+    for (int i = 0; i < 30; i += 2) { /* the newest row came first */
+        char id[LOG_ID];
+        (void)snprintf(id, sizeof id, "r%d", 29 - i);
+        (void)sqlite3_bind_text(st, 1, id, -1, SQLITE_STATIC);
+        (void)sqlite3_bind_blob(st, 2, kept.row[i].sketch, ROUTER_SKETCH_BYTES, SQLITE_STATIC);
+        assert_int_equal(sqlite3_step(st), SQLITE_DONE);
+        (void)sqlite3_reset(st);
+    }
+    (void)sqlite3_finalize(st);
+    (void)sqlite3_close(sql);
+    assert_int_equal(ask_int(f->db, "SELECT count(*) FROM sketches WHERE length(sketch) = 512"), 15);
+    if (refit_read(&read, r, &from, &e) != ERR_OK) fail_msg("%s", e.msg);
+    assert_int_equal(read.count, kept.count);
+    for (size_t i = 0; i < read.count; i++) {
+        assert_memory_equal(read.row[i].sketch, kept.row[i].sketch, ROUTER_SKETCH_BYTES);
+        assert_int_equal(read.row[i].fold, kept.row[i].fold);
+    }
+    refit_rows_release(&kept);
+    refit_rows_release(&read);
+    router_free(r);
+}
+
 static void sketches_under_an_older_key_are_left_out(void **state)
 {
     const struct folder *f = *state;
@@ -317,6 +360,7 @@ int main(void)
         cmocka_unit_test(a_damaged_own_part_is_refused),
         cmocka_unit_test(a_second_refit_begins_at_the_same_base),
         IN_FOLDER(a_log_gives_its_labels_and_the_probes_word_where_it_escalated),
+        IN_FOLDER(sketches_kept_whole_are_read_as_those_kept_short),
         IN_FOLDER(sketches_under_an_older_key_are_left_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,6 +9,7 @@
 #include "router/train.h"
 
 #include <math.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -188,6 +189,79 @@ static void sketches_of_like_prompts_are_alike_only_under_one_key(void **state)
     assert_true(fabs(dot[3]) < 0.3 * dot[0]);
 }
 
+/* Logs hold what earlier rungs made: a change here would make their sketches and a refit's answers another language. */
+static void a_sketch_is_the_same_bytes_in_every_rung(void **state)
+{
+    (void)state;
+    static const unsigned char WANTED[16] = {0x53, 0x80, 0x76, 0x15, 0x95, 0x34, 0x0d, 0x7a,
+                                             0x26, 0x51, 0xd9, 0x90, 0x0b, 0x85, 0x32, 0xdb};
+    const unsigned char key[32] = {1};
+    const struct router_base base = {{1, 2, 3, 4}, {0.25, 0.5, -1}};
+    const char *text = "Say hello to Ada and Ben, friend 4";
+    struct router_input in = {.text = text, .text_len = strlen(text), .turns = 1};
+    unsigned char out[ROUTER_SKETCH_BYTES], hash[16];
+    router_sketch(&in, key, &base, out);
+    (void)crypto_generichash(hash, sizeof hash, out, sizeof out, NULL, 0);
+    assert_memory_equal(hash, WANTED, sizeof hash);
+}
+
+/* Some of few words, some of more than a trace or the list of touched sums holds. */
+static char *words(int count)
+{
+    char *text = calloc(1, (size_t)count * 8 + 1);
+    assert_non_null(text);
+    for (int i = 0, at = 0; i < count; i++)
+        at += sprintf(text + at, "%c%c%c ", 'a' + i % 26, 'a' + i / 26 % 26, 'a' + i / 676 % 26);
+    return text;
+}
+
+static void a_trace_makes_the_sketch_that_the_text_makes(void **state)
+{
+    (void)state;
+    struct router *r = fitted("s,l", NULL);
+    struct sketch_key key;
+    sketch_key_init(&key, (const unsigned char[32]){3});
+    struct router_trace trace;
+    for (int count = 1; count < 5000; count *= 3) {
+        char *text = words(count);
+        struct router_input in = {.text = text, .text_len = strlen(text), .turns = 2, .context_len = 77};
+        struct router_scores with, without;
+        unsigned char from_trace[ROUTER_SKETCH_BYTES], from_text[ROUTER_SKETCH_BYTES];
+        router_score_traced(r, &in, &with, &trace);
+        router_score(r, &in, &without);
+        assert_true(with.p[TIER_EDGE] == without.p[TIER_EDGE] && (count > 4000 || trace.words == count));
+        sketch_make(&in, &trace, &key, &with.base, from_trace);
+        sketch_make(&in, NULL, &key, &with.base, from_text);
+        assert_memory_equal(from_trace, from_text, sizeof from_text);
+        free(text);
+    }
+    router_free(r);
+}
+
+static void a_packed_sketch_says_the_same_in_fewer_bytes(void **state)
+{
+    (void)state;
+    const unsigned char key[32] = {1};
+    for (int count = 0; count < 5000; count = 3 * count + 1) {
+        char *text = words(count);
+        struct router_input in = {.text = text, .text_len = strlen(text), .turns = 1};
+        unsigned char whole[ROUTER_SKETCH_BYTES], packed[ROUTER_SKETCH_BYTES], back[ROUTER_SKETCH_BYTES];
+        router_sketch(&in, key, NULL, whole);
+        size_t len = sketch_pack(whole, packed);
+        assert_true(count > 40 || len < 256);
+        assert_true(sketch_unpack(packed, len, back) && sketch_unpack(whole, sizeof whole, back));
+        assert_memory_equal(back, whole, sizeof whole);
+        struct sketch a, b;
+        assert_true(sketch_read(&a, whole, sizeof whole) && sketch_read(&b, packed, len));
+        assert_memory_equal(a.trit, b.trit, sizeof a.trit);
+        assert_int_equal(a.filled, b.filled);
+        assert_false(sketch_read(&b, packed, len - 1)); /* cut short */
+        packed[0] = SKETCH_VERSION_PACKED + 1;
+        assert_false(sketch_read(&b, packed, len));
+        free(text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -197,6 +271,9 @@ int main(void)
         cmocka_unit_test(damaged_and_foreign_files_are_refused),
         cmocka_unit_test(long_texts_are_read_at_their_ends),
         cmocka_unit_test(sketches_of_like_prompts_are_alike_only_under_one_key),
+        cmocka_unit_test(a_sketch_is_the_same_bytes_in_every_rung),
+        cmocka_unit_test(a_trace_makes_the_sketch_that_the_text_makes),
+        cmocka_unit_test(a_packed_sketch_says_the_same_in_fewer_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

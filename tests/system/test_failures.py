@@ -216,11 +216,11 @@ def test_a_bad_reload_changes_nothing_and_a_good_one_drops_no_request(ladder):
     assert reply.text == WORDS and reply.done
 
 
-def test_a_full_disk_stops_no_request(ladder):
+def start_with_file_limit(edge, size):
+    """Writes past this size fail, as on a full disk, until file_limit_lifted()."""
     def limited():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
-    edge = ladder.edge(backends=[scripted("small", "edge", "still here")], **STAY)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     edge.stop()
     real = subprocess.Popen
     subprocess.Popen = lambda *a, **k: real(*a, preexec_fn=limited, **k)
@@ -228,6 +228,15 @@ def test_a_full_disk_stops_no_request(ladder):
         edge.start()
     finally:
         subprocess.Popen = real
+
+
+def file_limit_lifted(edge):
+    resource.prlimit(edge.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_stops_no_request(ladder):
+    edge = ladder.edge(backends=[scripted("small", "edge", "still here")], **STAY)
+    start_with_file_limit(edge, 400_000)
     for _ in range(1500):
         assert edge.chat().text == "still here"
         if edge.metric("rung_log_write_errors_total"):
@@ -237,6 +246,56 @@ def test_a_full_disk_stops_no_request(ladder):
         assert edge.chat().text == "still here"
     edge.stop()
     assert sqlite3.connect(edge.db).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+class Load:
+    """Many connections that ask again as soon as all were answered."""
+    def __init__(self, edge, connections=64):
+        body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "What is 17 + 25?"}]}).encode()
+        self.request = (b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+                        b"content-length: %d\r\n\r\n%s" % (len(body), body))
+        self.sockets = []
+        for _ in range(connections):
+            self.sockets.append(socket.socket(socket.AF_UNIX))
+            self.sockets[-1].connect(edge.socket)
+            self.sockets[-1].settimeout(20)
+        self.answered = 0
+
+    def round(self):
+        for s in self.sockets:
+            s.sendall(self.request)
+        for s in self.sockets:
+            assert s.recv(65536).startswith(b"HTTP/1.1 200")
+        self.answered += len(self.sockets)
+
+    def close(self):
+        for s in self.sockets:
+            s.close()
+
+
+def test_at_full_speed_a_full_disk_loses_only_what_its_queue_does_not_hold_and_says_so_once(ladder):
+    edge = ladder.edge(backends=[scripted("small", "edge", "still here")], **STAY)
+    start_with_file_limit(edge, 2_000_000)
+    load = Load(edge)
+    dropped = 0
+    while dropped < 500:
+        for _ in range(20):
+            load.round()
+        dropped = edge.metric("rung_log_rows_dropped_total")
+        assert load.answered < 200_000
+    dropped = int(edge.metric("rung_log_rows_dropped_total"))
+    assert edge.metric("rung_log_write_errors_total") > 0
+    assert edge.stderr().count("log.dropping") == 1 and edge.stderr().count("log.write_failed") == 1
+    file_limit_lifted(edge)
+    until(lambda: "log.write_recovered" in edge.stderr(), "the writer has tried again")
+    load.round()  # there is room again
+    load.close()
+    edge.stop()
+    database = sqlite3.connect(edge.db)
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert database.execute("SELECT count(*), count(DISTINCT request) FROM decisions").fetchone() == (load.answered - dropped,) * 2
+    assert database.execute("SELECT sum(requests) FROM hourly").fetchone() == (load.answered - dropped,)
+    assert edge.stderr().count("log.dropping") == 1
 
 
 def test_kill_9_under_load_loses_no_committed_row(ladder):
