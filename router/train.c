@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TREES = 24, STEPS = 12, DIRECTION_STEPS = 5, TASK_ROWS_MIN = 10, JOBS = TRAIN_FOLDS + 1 };
+enum { ROUNDS = 3, TREES = 24 * ROUNDS, STEPS = 12, DIRECTION_STEPS = 5, TASK_ROWS_MIN = 10, JOBS = TRAIN_FOLDS + 1 };
+/* Of a score's head, and of a code's: what a prompt is can be told far more surely than whether it will be answered. */
+static const float RIDGE_SCORE = 6, RIDGE_CODE = 1;
 
 struct fit {
     const struct train_rows *rows;
@@ -210,12 +212,16 @@ static bool fit_heads(struct fit *f)
 {
     int columns = f->rows->columns, first = columns + 1;
     struct ridge_job jobs[JOBS];
+    float ridge[LANES];
+    for (int t = 0; t < LANES; t++) ridge[t] = t < first ? RIDGE_SCORE : RIDGE_CODE;
     for (size_t i = 0; i < f->rows->count; i++) {
         memcpy(f->target + i * LANES, f->tier + i * TIERS, (size_t)columns * sizeof *f->tier);
         f->target[i * LANES + (size_t)columns] = f->rows->row[i].mean_score;
     }
     if (!set_codes(f, first)) return false;
-    bool ok = jobs_take(jobs, JOBS, f, STEPS, f->target) && ridge_solve(jobs, JOBS, f->threads);
+    bool ok = jobs_take(jobs, JOBS, f, STEPS, f->target);
+    for (int i = 0; i < JOBS; i++) jobs[i].ridge = ridge;
+    ok = ok && ridge_solve(jobs, JOBS, f->threads);
     for (size_t i = 0; ok && i < f->rows->count; i++) {
         float lane[LANES];
         ridge_predict(&jobs[f->fold_of[i]], i, lane);
@@ -251,6 +257,7 @@ static bool fit_trees(struct fit *f)
                                     .fold = i < TRAIN_FOLDS ? i : -1,
                                     .columns = f->rows->columns,
                                     .trees = TREES,
+                                    .rounds = ROUNDS,
                                     .out = trees + i * TREES};
     bool ok = tree_solve(jobs, JOBS, f->threads);
     f->r->trees = TREES;
