@@ -5,7 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TREES = 24, STEPS = 12, DIRECTION_STEPS = 5, TASK_ROWS_MIN = 10, JOBS = TRAIN_FOLDS + 1 };
+enum { STEPS = 12, DIRECTION_STEPS = 5, TASK_ROWS_MIN = 10, JOBS = TRAIN_FOLDS + 1 };
+enum { ROUNDS = 3, TREES_LEAST = 24, TREES_MOST = 96, TREES_STEP = 24 }; /* trees: of one round */
+_Static_assert(ROUNDS * TREES_MOST <= MODEL_TREES_MAX, "the file holds them all");
+/* Of a score's head, and of a code's: what a prompt is can be told far more surely than whether it will be answered. */
+static const float RIDGE_SCORE = 6, RIDGE_CODE = 1;
 
 struct fit {
     const struct train_rows *rows;
@@ -210,12 +214,16 @@ static bool fit_heads(struct fit *f)
 {
     int columns = f->rows->columns, first = columns + 1;
     struct ridge_job jobs[JOBS];
+    float ridge[LANES];
+    for (int t = 0; t < LANES; t++) ridge[t] = t < first ? RIDGE_SCORE : RIDGE_CODE;
     for (size_t i = 0; i < f->rows->count; i++) {
         memcpy(f->target + i * LANES, f->tier + i * TIERS, (size_t)columns * sizeof *f->tier);
         f->target[i * LANES + (size_t)columns] = f->rows->row[i].mean_score;
     }
     if (!set_codes(f, first)) return false;
-    bool ok = jobs_take(jobs, JOBS, f, STEPS, f->target) && ridge_solve(jobs, JOBS, f->threads);
+    bool ok = jobs_take(jobs, JOBS, f, STEPS, f->target);
+    for (int i = 0; i < JOBS; i++) jobs[i].ridge = ridge;
+    ok = ok && ridge_solve(jobs, JOBS, f->threads);
     for (size_t i = 0; ok && i < f->rows->count; i++) {
         float lane[LANES];
         ridge_predict(&jobs[f->fold_of[i]], i, lane);
@@ -228,6 +236,60 @@ static bool fit_heads(struct fit *f)
 
 /* ---- trees ---- */
 
+/* The first `count` trees of each round of a job, into the router. */
+static void use_trees(struct fit *f, const struct tree_job *job, int count)
+{
+    for (int k = 0; k < ROUNDS; k++)
+        memcpy(f->r->tree + k * count, job->out + k * TREES_MOST, (size_t)count * sizeof *job->out);
+    f->r->trees = ROUNDS * count;
+}
+
+/* Each row's raw score by the trees of the folds that had not seen it. */
+static void raw_scores(struct fit *f, const struct tree_job *jobs, int count)
+{
+    size_t n = f->rows->count;
+    memcpy(f->raw, f->start, n * TIERS * sizeof *f->raw);
+    for (int fold = 0; fold < TRAIN_FOLDS; fold++) {
+        use_trees(f, &jobs[fold], count);
+        for (size_t i = 0; i < n; i++)
+            if (f->fold_of[i] == fold) model_trees(f->r, f->inputs + i * MODEL_INPUTS, f->raw + i * TIERS);
+    }
+}
+
+static double row_loss(const struct fit *f, size_t i)
+{
+    double loss = 0;
+    for (size_t t = 0; t < (size_t)f->rows->columns; t++) {
+        double off = (double)f->raw[i * TIERS + t] - (double)f->tier[i * TIERS + t];
+        loss += off * off;
+    }
+    return loss;
+}
+
+/* How many trees a round: more than the least only where unseen rows are better off by more than a standard error. */
+static int choose_count(struct fit *f, const struct tree_job *jobs, double *least /* (rows) scratch */)
+{
+    size_t n = f->rows->count;
+    int chosen = TREES_LEAST;
+    double best = 0;
+    raw_scores(f, jobs, TREES_LEAST);
+    for (size_t i = 0; i < n; i++) least[i] = row_loss(f, i);
+    for (int count = TREES_LEAST + TREES_STEP; count <= TREES_MOST; count += TREES_STEP) {
+        double sum = 0, sum2 = 0;
+        raw_scores(f, jobs, count);
+        for (size_t i = 0; i < n; i++) {
+            double gain = least[i] - row_loss(f, i);
+            sum += gain;
+            sum2 += gain * gain;
+        }
+        double mean = sum / (double)n, error = sqrt(fmax(sum2 / (double)n - mean * mean, 0) / (double)n);
+        if (mean <= best || mean <= error) continue;
+        best = mean;
+        chosen = count;
+    }
+    return chosen;
+}
+
 static bool fit_trees(struct fit *f)
 {
     size_t n = f->rows->count;
@@ -239,10 +301,12 @@ static bool fit_trees(struct fit *f)
                              f->start + i * TIERS);
     }
     set_task_means(f, -1);
-    struct model_tree *trees = calloc((size_t)JOBS * TREES, sizeof *trees);
-    if (!trees) return false;
+    const int all = ROUNDS * TREES_MOST;
+    struct model_tree *trees = calloc((size_t)JOBS * (size_t)all, sizeof *trees);
+    double *least = malloc(n * sizeof *least);
+    bool ok = trees && least;
     struct tree_job jobs[JOBS];
-    for (int i = 0; i < JOBS; i++)
+    for (int i = 0; ok && i < JOBS; i++)
         jobs[i] = (struct tree_job){.inputs = f->inputs,
                                     .start = f->start,
                                     .target = f->tier,
@@ -250,16 +314,16 @@ static bool fit_trees(struct fit *f)
                                     .rows = n,
                                     .fold = i < TRAIN_FOLDS ? i : -1,
                                     .columns = f->rows->columns,
-                                    .trees = TREES,
-                                    .out = trees + i * TREES};
-    bool ok = tree_solve(jobs, JOBS, f->threads);
-    f->r->trees = TREES;
-    memcpy(f->raw, f->start, n * TIERS * sizeof *f->raw);
-    for (int fold = 0; ok && fold < JOBS; fold++) {
-        memcpy(f->r->tree, jobs[fold].out, TREES * sizeof *trees); /* the last are those of all rows: they stay */
-        for (size_t i = 0; fold < TRAIN_FOLDS && i < n; i++)
-            if (f->fold_of[i] == fold) model_trees(f->r, f->inputs + i * MODEL_INPUTS, f->raw + i * TIERS);
+                                    .trees = all,
+                                    .rounds = ROUNDS,
+                                    .out = trees + i * all};
+    ok = ok && tree_solve(jobs, JOBS, f->threads);
+    if (ok) {
+        int count = choose_count(f, jobs, least);
+        raw_scores(f, jobs, count);
+        use_trees(f, &jobs[JOBS - 1], count); /* those of all rows */
     }
+    free(least);
     free(trees);
     return ok;
 }

@@ -147,6 +147,14 @@ static void grow_tree(struct grow *g, struct model_tree *tree, uint64_t *state)
         for (int t = 0; t < TIERS; t++) g->left[i * TIERS + (size_t)t] -= tree->leaf[g->leaf[i]][t];
 }
 
+static void begin_round(struct grow *g)
+{
+    const struct tree_job *j = g->job;
+    for (size_t i = 0; i < g->n; i++)
+        for (size_t t = 0; t < (size_t)j->columns; t++)
+            g->left[i * TIERS + t] = j->target[g->row[i] * TIERS + t] - j->start[g->row[i] * TIERS + t];
+}
+
 static void solve(void *arg)
 {
     struct tree_job *j = arg;
@@ -154,6 +162,7 @@ static void solve(void *arg)
     size_t n = j->rows + 1;
     j->failed = !g;
     if (!g) return;
+    const int rounds = j->rounds > 1 ? j->rounds : 1, round = j->trees / rounds;
     g->job = j;
     g->row = malloc(n * sizeof *g->row);
     g->bin = malloc(n * MODEL_INPUTS);
@@ -163,17 +172,18 @@ static void solve(void *arg)
     g->sums = malloc(MODEL_LEAVES * sizeof *g->sums);
     j->failed = !g->row || !g->bin || !g->left || !g->leaf || !g->used || !g->sums;
     for (size_t i = 0; !j->failed && i < j->rows; i++) {
-        if (j->fold >= 0 && j->fold_of[i] == j->fold) continue;
-        for (int t = 0; t < j->columns; t++)
-            g->left[g->n * TIERS + (size_t)t] = j->target[i * TIERS + (size_t)t] - j->start[i * TIERS + (size_t)t];
-        g->row[g->n++] = i;
+        if (j->fold < 0 || j->fold_of[i] != j->fold) g->row[g->n++] = i;
     }
     j->failed = j->failed || !cut_bins(g);
     uint64_t state = 1;
     for (int k = 0; !j->failed && k < j->trees; k++) {
+        if (k % round == 0) begin_round(g);
         j->out[k] = (struct model_tree){0};
         grow_tree(g, &j->out[k], &state);
     }
+    for (int k = 0; !j->failed && k < j->trees; k++)
+        for (int l = 0; l < MODEL_LEAVES; l++)
+            for (int t = 0; t < TIERS; t++) j->out[k].leaf[l][t] /= (float)rounds;
     free(g->row);
     free(g->bin);
     free(g->left);
