@@ -278,13 +278,12 @@ def test_at_full_speed_a_full_disk_loses_only_what_its_queue_does_not_hold_and_s
     start_with_file_limit(edge, 2_000_000)
     load = Load(edge)
     dropped = 0
-    while dropped < 500:
+    while dropped < 500 or edge.metric("rung_log_write_errors_total") == 0:  # a slow writer's queue may be full before the disk is
         for _ in range(20):
             load.round()
         dropped = edge.metric("rung_log_rows_dropped_total")
         assert load.answered < 200_000
     dropped = int(edge.metric("rung_log_rows_dropped_total"))
-    assert edge.metric("rung_log_write_errors_total") > 0
     assert edge.stderr().count("log.dropping") == 1 and edge.stderr().count("log.write_failed") == 1
     file_limit_lifted(edge)
     until(lambda: "log.write_recovered" in edge.stderr(), "the writer has tried again")
