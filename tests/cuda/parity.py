@@ -1,12 +1,15 @@
-"""The GPU's logits against the float64 reference, and against the CPU's: every architecture, every type, several steps.
+"""The GPU's logits against the float64 reference, and against the CPU's: every architecture, every type, several steps. And
+against those of Hugging Face transformers (tests/engine/make_hf_cases.py), through `rung import`.
 
 Run on a machine with a GPU, from the repository: RUNG=build/rung python3 tests/cuda/parity.py
 Needs numpy alone. The last line is "N passed, N failed"; "skipped: no GPU" where there is none.
 """
+import json
 import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 import tempfile
 
 from concurrent.futures import ThreadPoolExecutor
@@ -24,16 +27,17 @@ RUNG = os.path.abspath(os.environ.get("RUNG", ROOT / "build" / "rung"))
 BOUND = {"BF16": 2e-2, "Q2_K": 8e-3, "Q3_K": 8e-3, "Q4_K": 8e-3, "Q5_K": 8e-3, "Q6_K": 8e-3}  # K-quants: scales in F16 too
 BOUND_OTHERWISE, BOUND_KV8, BOUND_FP8_MANY = 4e-3, 6e-2, 8e-2
 STEPS = (1, 5, 8, 13, 33, 64)
+ARCHIVE = ROOT / "tests" / "data" / "hf_cases.tar.gz"
 
 
-def logits(path, folder, *options):
+def logits(path, folder, *options, tokens=IDS):
     ids, out = folder / "ids", folder / "logits"
-    ids.write_text(" ".join(map(str, IDS)))
+    ids.write_text(" ".join(map(str, tokens)))
     done = subprocess.run([RUNG, "perplexity", "-m", str(path), "--ids", str(ids), "--logits", str(out), *options],
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
-    return np.fromfile(out, dtype=np.float32).reshape(len(IDS), -1).astype(np.float64)
+    return np.fromfile(out, dtype=np.float32).reshape(len(tokens), -1).astype(np.float64)
 
 
 def error(got, want):
@@ -65,6 +69,20 @@ def check(name, kind, kv, folder):
     return ratio < 1
 
 
+def transformers(name, folder):
+    """Weights and inputs are F16 here, F32 there."""
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder)  # our own archive
+    ids = json.loads((folder / name / "case.json").read_text())["ids"]
+    want = np.fromfile(folder / name / "logits.f32", np.float32).reshape(len(ids), -1).astype(np.float64)
+    subprocess.run([RUNG, "import", folder / name, folder / "m.gguf", "--type", "f16"], check=True, stdout=subprocess.DEVNULL)
+    far = {step: error(logits(folder / "m.gguf", folder, "--kernels", "cuda", "-b", str(step), tokens=ids), want) for step in STEPS}
+    step = max(far, key=far.get)
+    good = far[step] < BOUND_OTHERWISE
+    print(f"{'ok' if good else 'FAILED':7} {name:20} F16    {far[step]:.2e} from transformers (step {step})", flush=True)
+    return good
+
+
 def invariant(folder):
     """In batch-invariant mode every step gives the same bits."""
     m, path = model("llama", "W4A16"), folder / "m.gguf"
@@ -80,12 +98,15 @@ def attempt(job):
     with tempfile.TemporaryDirectory() as folder:
         try:
             return run(pathlib.Path(folder)), ""
-        except RuntimeError as e:
+        except (RuntimeError, subprocess.CalledProcessError) as e:
             return False, f"{what}: {e}"
 
 
 def main():
     jobs = [(" ".join(c), lambda folder, c=c: check(*c, folder)) for c in cases()] + [("invariant", invariant)]
+    with tarfile.open(ARCHIVE) as archive:
+        cases_of_hf = sorted({pathlib.PurePath(m).parts[0] for m in archive.getnames()})
+    jobs += [(f"transformers {name}", lambda folder, name=name: transformers(name, folder)) for name in cases_of_hf]
     first = attempt(jobs[0])
     if "no NVIDIA driver" in first[1] or "no librung_cuda" in first[1]:
         print(f"skipped: no GPU ({first[1]})\n0 passed, 0 failed")
