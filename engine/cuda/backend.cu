@@ -38,8 +38,8 @@ static void carve_all(struct cuda *c, struct carver *k)
     c->x = (float *)carve(k, cols * d, 4);
     c->y = (float *)carve(k, cols * d, 4);
     c->qkv = (float *)carve(k, cols * (c->q_dim + 2 * c->kv_dim), 4);
-    c->gate = (float *)carve(k, cols * c->ffn_dim, 4);
-    c->up = (float *)carve(k, cols * c->ffn_dim, 4);
+    c->gate = (float *)carve(k, cols * 2 * c->ffn_dim, 4); /* a column's gate and up behind each other, or all gates, then all ups */
+    c->up = c->gate ? c->gate + cols * c->ffn_dim : NULL;
     c->logits = (float *)carve(k, wanted * (int64_t)c->logits_stride, 4);
     c->hidden = (float *)carve(k, wanted * d, 4);
     c->angles = (float *)carve(k, cols * 2 * m->rotated, 4);
@@ -136,7 +136,7 @@ static enum err_code open_decode(struct cuda *c, struct err *e)
 
 static int64_t largest_matrix(const struct cuda *c)
 {
-    int64_t most = (int64_t)c->output.rows * c->output.k, ffn = (int64_t)c->ffn_dim * c->model->embedding, q = (int64_t)(c->q_dim + 2 * c->kv_dim) * c->model->embedding;
+    int64_t most = (int64_t)c->output.rows * c->output.k, ffn = (int64_t)c->ffn_dim * c->model->embedding * 2, q = (int64_t)(c->q_dim + 2 * c->kv_dim) * c->model->embedding;
     most = ffn > most ? ffn : most;
     return q > most ? q : most;
 }

@@ -6,7 +6,7 @@
 #include "engine/cuda/decode.cuh"
 
 struct cuda_layer {
-    struct matrix qkv;                        /* all three, where they lie behind each other in one kind; else NONE */
+    struct matrix qkv, gate_up;               /* all of them, where they lie behind each other in one kind; else NONE */
     struct matrix q, k, v, o, gate, up, down; /* dense */
     struct matrix router, *gates, *ups, *downs; /* mixture of experts: (experts) each */
     float *attn_norm, *ffn_norm, *q_bias, *k_bias, *v_bias, *o_bias, *q_norm, *k_norm, *attn_post, *ffn_post; /* device, or NULL */

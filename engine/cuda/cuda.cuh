@@ -59,7 +59,7 @@ struct matrix {
     enum matrix_kind kind;
     enum gguf_type type;
     int rows, k;
-    const void *data;   /* device, 16-byte aligned */
+    const void *data;   /* device, 16-byte aligned; what fills its last 16 bytes may be read too */
     const float *scale; /* device (rows): FP8 only */
 };
 

@@ -76,9 +76,10 @@ static __device__ void fetch(const struct kernel_args *a, const struct shared *s
                 uint32_t bytes = (uint32_t)(count * element);
                 if (lane == 0) mbarrier_expect(full, TILE_ROWS * bytes);
                 __syncwarp();
+                int left = op == OP_FFN ? 8 : shape.rows - x.row - (lane < 8 || x.b == x.a ? 0 : 8); /* of the last panel: its last row again */
                 if (lane < TILE_ROWS)
-                    bulk_copy(to + (uint32_t)lane * ROW_STRIDE, (lane < 8 ? x.a : x.b) + ((int64_t)(lane & 7) * shape.k + k) * element, bytes,
-                              full, policy);
+                    bulk_copy(to + (uint32_t)lane * ROW_STRIDE, (lane < 8 ? x.a : x.b) + ((int64_t)min(lane & 7, left - 1) * shape.k + k) * element,
+                              bytes, full, policy);
             }
             __syncwarp();
             ring_next(ring);

@@ -211,7 +211,8 @@ static __device__ void finish(const struct kernel_args *a, const struct shared *
 #pragma unroll 1
     for (int t = walk.first, then; t < shape.tiles; t = then) {
         struct tile x = tile_at<KIND>(o, &shape, op, t);
-        float scale = !x.scale_a ? 1.f : row < 8 ? __ldg(x.scale_a + row) : __ldg(x.scale_b + row - 8);
+        bool there = op == OP_FFN || x.row + row < shape.rows;
+        float scale = !x.scale_a || !there ? 1.f : row < 8 ? __ldg(x.scale_a + row) : __ldg(x.scale_b + row - 8);
         float scale_up = x.scale_a && row < 8 ? __ldg(x.scale_b + row) : 1.f;
         struct early early = {0, 0};
         if (shape.slices == 1) early = ask_early(a, what, x.row, i);

@@ -100,15 +100,16 @@ static void attention_block(struct way *w, int index, const struct join *before)
 static void dense_block(struct way *w, struct cuda_layer *l, const struct join *join)
 {
     struct cuda *c = w->c;
-    int cols = w->columns->cols, n = c->ffn_dim;
-    const struct matrix *list[2] = {&l->gate, &l->up};
+    bool together = l->gate_up.kind != MATRIX_NONE;
+    int cols = w->columns->cols, n = c->ffn_dim, count = together ? 1 : 2;
+    const struct matrix *list[2] = {together ? &l->gate_up : &l->gate, &l->up};
     float *const to[2] = {c->gate, c->up};
-    const int64_t lds[2] = {n, n};
-    struct operand x = operand_for(w, &l->gate, cols);
-    norm(w, join, l->ffn_norm, cols, NULL, &x, one_form(w, list, 2, cols) ? NULL : c->expert_in);
-    multiply_list(w, list, to, lds, 2, &x, c->expert_in);
+    const int64_t ld = together ? 2 * n : n, lds[2] = {ld, ld};
+    struct operand x = operand_for(w, list[0], cols);
+    norm(w, join, l->ffn_norm, cols, NULL, &x, one_form(w, list, count, cols) ? NULL : c->expert_in);
+    multiply_list(w, list, to, lds, count, &x, c->expert_in);
     struct operand h = operand_for(w, &l->down, cols);
-    if (!w->code) w->code = activate(c->gate, c->up, n, cols, n, c->model->arch->gelu, &h, c->stream, w->e);
+    if (!w->code) w->code = activate(c->gate, together ? c->gate + n : c->up, ld, cols, n, c->model->arch->gelu, &h, c->stream, w->e);
     multiply(w, &l->down, &h, INTO_F32, c->y, c->model->embedding);
 }
 

@@ -4,19 +4,19 @@
 #include <cuda_fp8.h>
 #include <float.h>
 
-enum { THREADS = 256, LOGIT_THREADS = 1024 };
+enum { THREADS = 256, ROW_THREADS = 1024, LOGIT_THREADS = 1024 };
 
 /* ---- sums over a block ---- */
 
-/* Every thread gets the sum, in a fixed order. `scratch`: 33 floats. */
+/* Every thread gets the sum, in a fixed order. `scratch`: 32 floats. */
 static __device__ float block_sum(float v, float *scratch)
 {
     for (int d = 16; d; d >>= 1) v += __shfl_xor_sync(~0u, v, d);
     __syncthreads();
     if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = v;
     __syncthreads();
-    v = 0;
-    for (unsigned i = 0; i < blockDim.x / 32; i++) v += scratch[i];
+    v = (threadIdx.x & 31) < blockDim.x / 32 ? scratch[threadIdx.x & 31] : 0.f;
+    for (int d = 16; d; d >>= 1) v += __shfl_xor_sync(~0u, v, d);
     return v;
 }
 
@@ -26,9 +26,44 @@ static __device__ float block_max(float v, float *scratch)
     __syncthreads();
     if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = v;
     __syncthreads();
-    v = scratch[0];
-    for (unsigned i = 1; i < blockDim.x / 32; i++) v = fmaxf(v, scratch[i]);
+    v = scratch[(threadIdx.x & 31) < blockDim.x / 32 ? threadIdx.x & 31 : 0];
+    for (int d = 16; d; d >>= 1) v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
     return v;
+}
+
+/* ---- some numbers of a row at a time: four, or one where rows are no multiple of four ---- */
+
+template <int N> struct some {
+    float v[N];
+};
+
+template <int N> static __device__ __forceinline__ struct some<N> take(const float *from)
+{
+    struct some<N> r;
+    if (N == 4) {
+        float4 f = *(const float4 *)from;
+        r.v[0] = f.x, r.v[1 % N] = f.y, r.v[2 % N] = f.z, r.v[3 % N] = f.w;
+    } else r.v[0] = *from;
+    return r;
+}
+
+template <int N> static __device__ __forceinline__ void give(float *to, const struct some<N> &r)
+{
+    if (N == 4) *(float4 *)to = make_float4(r.v[0], r.v[1 % N], r.v[2 % N], r.v[3 % N]);
+    else *to = r.v[0];
+}
+
+template <int N> static __device__ __forceinline__ float largest(const struct some<N> &r, float most)
+{
+    for (int i = 0; i < N; i++) most = fmaxf(most, fabsf(r.v[i]));
+    return most;
+}
+
+/* One block a row; each thread has some at a time. */
+static int row_threads(int k, int n)
+{
+    int threads = (k / n + 31) / 32 * 32;
+    return threads > ROW_THREADS ? ROW_THREADS : threads;
 }
 
 /* ---- forms ---- */
@@ -47,12 +82,26 @@ static struct form_out form_out(const struct operand *o)
     return f;
 }
 
-static __device__ __forceinline__ void put(const struct form_out *f, int64_t row, int i, float v, float inverse)
+static __device__ __forceinline__ uint32_t two_halves(float a, float b, bool bf16)
+{
+    if (bf16) return (uint32_t)__bfloat16_as_ushort(__float2bfloat16_rn(a)) | (uint32_t)__bfloat16_as_ushort(__float2bfloat16_rn(b)) << 16;
+    a = isnan(a) ? a : fminf(fmaxf(a, -65504.f), 65504.f);
+    b = isnan(b) ? b : fminf(fmaxf(b, -65504.f), 65504.f);
+    return (uint32_t)__half_as_ushort(__float2half_rn(a)) | (uint32_t)__half_as_ushort(__float2half_rn(b)) << 16;
+}
+
+/* Elements i … of a row. */
+template <int N> static __device__ __forceinline__ void put(const struct form_out *f, int64_t row, int i, const struct some<N> &r, float inverse)
 {
     int64_t at = row * f->k + i;
-    if (f->form == FORM_F16) ((__half *)f->data)[at] = __float2half_rn(isnan(v) ? v : fminf(fmaxf(v, -65504.f), 65504.f));
-    else if (f->form == FORM_BF16) ((__nv_bfloat16 *)f->data)[at] = __float2bfloat16_rn(v);
-    else f->data[at] = (uint8_t)__nv_cvt_float_to_fp8(v * inverse, __NV_SATFINITE, __NV_E4M3);
+    bool bf16 = f->form == FORM_BF16;
+    if (f->form == FORM_E4M3) {
+        uint32_t bytes = 0;
+        for (int j = 0; j < N; j++) bytes |= (uint32_t)__nv_cvt_float_to_fp8(r.v[j] * inverse, __NV_SATFINITE, __NV_E4M3) << 8 * j;
+        if (N == 4) *(uint32_t *)(f->data + at) = bytes;
+        else f->data[at] = (uint8_t)bytes;
+    } else if (N == 4) *(uint2 *)(f->data + at * 2) = make_uint2(two_halves(r.v[0], r.v[1 % N], bf16), two_halves(r.v[2 % N], r.v[3 % N], bf16));
+    else ((uint16_t *)f->data)[at] = (uint16_t)two_halves(r.v[0], 0, bf16);
 }
 
 /* E4M3: a row's scale from its largest magnitude; returns 1 / scale. */
@@ -67,43 +116,53 @@ static __device__ __forceinline__ float take_scale(const struct form_out *f, int
 
 /* ---- joins and norms: one block a row, the row in shared memory ---- */
 
-static __global__ void join_kernel(float *x, struct join join, const float *weight, float eps, int k, const int32_t *col, struct form_out out,
-                                   float *plain)
+template <int N> static __global__ void __launch_bounds__(ROW_THREADS) join_kernel(float *x, struct join join, const float *weight, float eps, int k,
+                                                                                   const int32_t *col, struct form_out out, float *plain)
 {
-    extern __shared__ float row[];
-    __shared__ float scratch[33];
+    extern __shared__ __align__(16) float row[];
+    __shared__ float scratch[32];
     int64_t i = blockIdx.x, at = (col ? col[i] : i) * (int64_t)k;
-    float square = 0;
-    if (join.y) {
-        for (int j = (int)threadIdx.x; j < k; j += THREADS) {
-            float y = join.y[i * k + j] + (join.bias ? join.bias[j] : 0.f);
-            row[j] = y;
-            square += y * y;
+    int step = (int)blockDim.x * N, first = (int)threadIdx.x * N;
+    float square = 0, post = 1;
+    if (join.post_norm) {
+        for (int j = first; j < k; j += step) {
+            struct some<N> y = take<N>(join.y + i * k + j), b = join.bias ? take<N>(join.bias + j) : some<N>{};
+            for (int n = 0; n < N; n++) y.v[n] += b.v[n], square += y.v[n] * y.v[n];
         }
-        float post = join.post_norm ? rsqrtf(block_sum(square, scratch) / (float)k + eps) : 1.f;
+        post = rsqrtf(block_sum(square, scratch) / (float)k + eps);
         square = 0;
-        for (int j = (int)threadIdx.x; j < k; j += THREADS) {
-            float y = join.post_norm ? row[j] * post * join.post_norm[j] : row[j], v = x[at + j] + y * join.scale;
-            x[at + j] = row[j] = v;
-            square += v * v;
+    }
+    for (int j = first; j < k; j += step) {
+        struct some<N> v = take<N>(x + at + j);
+        if (join.y) {
+            struct some<N> y = take<N>(join.y + i * k + j), b = join.bias ? take<N>(join.bias + j) : some<N>{};
+            struct some<N> w = join.post_norm ? take<N>(join.post_norm + j) : some<N>{};
+            for (int n = 0; n < N; n++) {
+                y.v[n] += b.v[n];
+                v.v[n] += (join.post_norm ? y.v[n] * post * w.v[n] : y.v[n]) * join.scale;
+            }
+            give<N>(x + at + j, v);
         }
-    } else
-        for (int j = (int)threadIdx.x; j < k; j += THREADS) {
-            float v = x[at + j];
-            row[j] = v;
-            square += v * v;
-        }
+        give<N>(row + j, v);
+        for (int n = 0; n < N; n++) square += v.v[n] * v.v[n];
+    }
     if (!out.data && !plain) return;
     float scale = weight ? rsqrtf(block_sum(square, scratch) / (float)k + eps) : 1.f, most = 0;
-    for (int j = (int)threadIdx.x; j < k; j += THREADS) {
-        float v = weight ? row[j] * scale * weight[j] : row[j];
-        row[j] = v;
-        most = fmaxf(most, fabsf(v));
-        if (plain) plain[i * k + j] = v;
+    bool twice = out.data && out.form == FORM_E4M3; /* its scale comes first */
+    for (int j = first; j < k; j += step) {
+        struct some<N> v = take<N>(row + j);
+        if (weight) {
+            struct some<N> w = take<N>(weight + j);
+            for (int n = 0; n < N; n++) v.v[n] *= scale * w.v[n];
+        }
+        if (plain) give<N>(plain + i * k + j, v);
+        most = largest<N>(v, most);
+        if (twice) give<N>(row + j, v);
+        else if (out.data) put<N>(&out, i, j, v, 1.f);
     }
-    if (!out.data) return;
+    if (!twice) return;
     float inverse = take_scale(&out, i, most, scratch);
-    for (int j = (int)threadIdx.x; j < k; j += THREADS) put(&out, i, j, row[j], inverse);
+    for (int j = first; j < k; j += step) put<N>(&out, i, j, take<N>(row + j), inverse);
 }
 
 static enum err_code launched(const char *what, struct err *e)
@@ -111,72 +170,109 @@ static enum err_code launched(const char *what, struct err *e)
     return cuda_check(cudaGetLastError(), what, e);
 }
 
+template <int N> static enum err_code join_rows(float *x, const struct join *join, const float *weight, float eps, int rows, int k, const int32_t *col,
+                                                const struct operand *out, float *plain, cudaStream_t stream, struct err *e)
+{
+    size_t bytes = (size_t)k * sizeof(float);
+    if (bytes > 48 << 10) {
+        enum err_code code = cuda_check(cudaFuncSetAttribute(join_kernel<N>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "a row's norm", e);
+        if (code) return code;
+    }
+    join_kernel<N><<<rows, row_threads(k, N), bytes, stream>>>(x, *join, weight, eps, k, col, form_out(out), plain);
+    return launched("a norm", e);
+}
+
 enum err_code join_and_norm(float *x, const struct join *join, const float *weight, float eps, int rows, int k, const int32_t *col,
                             const struct operand *out, float *plain, cudaStream_t stream, struct err *e)
 {
     static const struct join nothing = {NULL, NULL, NULL, 1};
-    size_t bytes = (size_t)k * sizeof(float);
-    if (bytes > 48 << 10) {
-        enum err_code code = cuda_check(cudaFuncSetAttribute(join_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "a row's norm", e);
-        if (code) return code;
-    }
-    join_kernel<<<rows, THREADS, bytes, stream>>>(x, join ? *join : nothing, weight, eps, k, col, form_out(out), plain);
-    return launched("a norm", e);
+    if (!join) join = &nothing;
+    return k % 4 ? join_rows<1>(x, join, weight, eps, rows, k, col, out, plain, stream, e)
+                 : join_rows<4>(x, join, weight, eps, rows, k, col, out, plain, stream, e);
 }
 
-static __global__ void activate_kernel(const float *gate, const float *up, int64_t ld, int k, bool gelu, struct form_out out)
+/* A thread keeps what it made of the row's first HELD × threads × N numbers until the row's scale is known. */
+template <int N> static __global__ void __launch_bounds__(ROW_THREADS) activate_kernel(const float *gate, const float *up, int64_t ld, int k, bool gelu,
+                                                                                       struct form_out out)
 {
-    __shared__ float scratch[33];
+    enum { HELD = 6 };
+    __shared__ float scratch[32];
     int64_t i = blockIdx.x;
+    int step = (int)blockDim.x * N, first = (int)threadIdx.x * N;
+    struct some<N> held[HELD];
     float most = 0;
-    if (out.form == FORM_E4M3)
-        for (int j = (int)threadIdx.x; j < k; j += THREADS) most = fmaxf(most, fabsf(activation(gate[i * ld + j], gelu) * up[i * ld + j]));
+    auto made = [&](int j) {
+        struct some<N> g = take<N>(gate + i * ld + j), u = take<N>(up + i * ld + j);
+        for (int n = 0; n < N; n++) g.v[n] = activation(g.v[n], gelu) * u.v[n];
+        return g;
+    };
+#pragma unroll
+    for (int h = 0; h < HELD; h++)
+        if (first + h * step < k) {
+            held[h] = made(first + h * step);
+            most = largest<N>(held[h], most);
+        }
+    for (int j = first + HELD * step; j < k && out.form == FORM_E4M3; j += step) most = largest<N>(made(j), most);
     float inverse = take_scale(&out, i, most, scratch);
-    for (int j = (int)threadIdx.x; j < k; j += THREADS) put(&out, i, j, activation(gate[i * ld + j], gelu) * up[i * ld + j], inverse);
+#pragma unroll
+    for (int h = 0; h < HELD; h++)
+        if (first + h * step < k) put<N>(&out, i, first + h * step, held[h], inverse);
+    for (int j = first + HELD * step; j < k; j += step) put<N>(&out, i, j, made(j), inverse);
 }
 
 enum err_code activate(const float *gate, const float *up, int64_t ld, int rows, int k, bool gelu, const struct operand *out, cudaStream_t stream,
                        struct err *e)
 {
-    activate_kernel<<<rows, THREADS, 0, stream>>>(gate, up, ld, k, gelu, form_out(out));
+    bool fours = k % 4 == 0 && ld % 4 == 0 && (uintptr_t)up % 16 == 0;
+    if (fours) activate_kernel<4><<<rows, row_threads(k, 4), 0, stream>>>(gate, up, ld, k, gelu, form_out(out));
+    else activate_kernel<1><<<rows, row_threads(k, 1), 0, stream>>>(gate, up, ld, k, gelu, form_out(out));
     return launched("an activation", e);
 }
 
-static __global__ void shrink_kernel(const uint16_t *from, bool bf16, int k, struct form_out out)
+template <int N> static __device__ __forceinline__ struct some<N> widened(const uint16_t *from, bool bf16)
 {
-    __shared__ float scratch[33];
+    __align__(8) uint16_t raw[N];
+    if (N == 4) *(uint2 *)raw = *(const uint2 *)from;
+    else raw[0] = *from;
+    struct some<N> r;
+    for (int n = 0; n < N; n++) r.v[n] = bf16 ? __bfloat162float(__ushort_as_bfloat16(raw[n])) : __half2float(__ushort_as_half(raw[n]));
+    return r;
+}
+
+template <int N> static __global__ void __launch_bounds__(ROW_THREADS) shrink_kernel(const uint16_t *from, bool bf16, int k, struct form_out out)
+{
+    __shared__ float scratch[32];
     int64_t i = blockIdx.x;
+    int step = (int)blockDim.x * N, first = (int)threadIdx.x * N;
     float most = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        float inverse = pass ? take_scale(&out, i, most, scratch) : 1.f;
-        for (int j = (int)threadIdx.x; j < k; j += THREADS) {
-            float v = bf16 ? __bfloat162float(__ushort_as_bfloat16(from[i * k + j])) : __half2float(__ushort_as_half(from[i * k + j]));
-            if (pass) put(&out, i, j, v, inverse);
-            else most = fmaxf(most, fabsf(v));
-        }
-    }
+    for (int j = first; j < k; j += step) most = largest<N>(widened<N>(from + i * k + j, bf16), most);
+    float inverse = take_scale(&out, i, most, scratch);
+    for (int j = first; j < k; j += step) put<N>(&out, i, j, widened<N>(from + i * k + j, bf16), inverse);
 }
 
 enum err_code shrink(const void *from, bool bf16, const struct operand *out, cudaStream_t stream, struct err *e)
 {
-    shrink_kernel<<<out->cols, THREADS, 0, stream>>>((const uint16_t *)from, bf16, out->k, form_out(out));
+    int k = out->k;
+    if (k % 4) shrink_kernel<1><<<out->cols, row_threads(k, 1), 0, stream>>>((const uint16_t *)from, bf16, k, form_out(out));
+    else shrink_kernel<4><<<out->cols, row_threads(k, 4), 0, stream>>>((const uint16_t *)from, bf16, k, form_out(out));
     return launched("inputs in 8 bits", e);
 }
 
-static __global__ void gather_kernel(const float *x, const int32_t *col, int k, struct form_out out)
+template <int N> static __global__ void __launch_bounds__(ROW_THREADS) gather_kernel(const float *x, const int32_t *col, int k, struct form_out out)
 {
-    __shared__ float scratch[33];
+    __shared__ float scratch[32];
     int64_t i = blockIdx.x, at = col[i] * (int64_t)k;
+    int step = (int)blockDim.x * N, first = (int)threadIdx.x * N;
     float most = 0;
-    if (out.form == FORM_E4M3)
-        for (int j = (int)threadIdx.x; j < k; j += THREADS) most = fmaxf(most, fabsf(x[at + j]));
+    for (int j = first; j < k && out.form == FORM_E4M3; j += step) most = largest<N>(take<N>(x + at + j), most);
     float inverse = take_scale(&out, i, most, scratch);
-    for (int j = (int)threadIdx.x; j < k; j += THREADS) put(&out, i, j, x[at + j], inverse);
+    for (int j = first; j < k; j += step) put<N>(&out, i, j, take<N>(x + at + j), inverse);
 }
 
 enum err_code gather(const float *x, const int32_t *col, int rows, int k, const struct operand *out, cudaStream_t stream, struct err *e)
 {
-    gather_kernel<<<rows, THREADS, 0, stream>>>(x, col, k, form_out(out));
+    if (k % 4) gather_kernel<1><<<rows, row_threads(k, 1), 0, stream>>>(x, col, k, form_out(out));
+    else gather_kernel<4><<<rows, row_threads(k, 4), 0, stream>>>(x, col, k, form_out(out));
     return launched("an expert's inputs", e);
 }
 
@@ -221,7 +317,7 @@ static __global__ void __launch_bounds__(LOGIT_THREADS) logits_kernel(float *log
                                                                        float softcap, struct logit_stats *stats)
 {
     __shared__ struct two best[32];
-    __shared__ float scratch[33];
+    __shared__ float scratch[32];
     float *row = logits + blockIdx.x * ld;
     struct two mine = {-FLT_MAX, -FLT_MAX, 0x7fffffff};
     bool change = bias || scale != 1.f || softcap > 0;

@@ -138,9 +138,12 @@ static enum err_code plan_dense(struct cuda *c, struct plan *p, int index, struc
 {
     const struct model_layer *l = &c->model->layer[index];
     struct cuda_layer *to = &c->layer[index];
+    const struct gguf_tensor *gate = l->gate ? l->gate : l->up;
     int n = c->model->feed_forward;
-    enum err_code code = add_one(p, &to->gate, l->gate ? l->gate : l->up, 0, n, e);
-    if (!code) code = add_one(p, &to->up, l->up, l->gate ? 0 : n, n, e);
+    enum err_code code = add_matrix(p, &to->gate, gate, 0, n, false, e);
+    if (!code) code = add_matrix(p, &to->up, l->up, l->gate ? 0 : n, n, true, e);
+    if (!code) code = add_scale(p, &to->gate, gate, 0, false, e);
+    if (!code) code = add_scale(p, &to->up, l->up, l->gate ? 0 : n, true, e);
     return code ? code : add_one(p, &to->down, l->down, 0, c->model->embedding, e);
 }
 
@@ -202,7 +205,7 @@ static enum err_code take_memory(struct cuda *c, const struct plan *p, struct er
         return err_set(e, ERR_MEMORY, "the weights need %.1f GB, %.1f bits each; the GPU has %.1f GB free of %.1f: up to %.1f bits each would fit (rung quantize makes w4a16 with 4.1)",
                        (double)p->bytes * 1e-9, per_weight, (double)free_bytes * 1e-9, (double)total * 1e-9, fits);
     }
-    return cuda_check(cudaMalloc(&c->weights, (size_t)p->bytes), "memory for the weights", e);
+    return cuda_check(cudaMalloc(&c->weights, (size_t)((p->bytes + ALIGN - 1) / ALIGN * ALIGN)), "memory for the weights", e);
 }
 
 static enum err_code fill(struct cuda *c, struct plan *p, struct err *e)
@@ -224,21 +227,27 @@ static enum err_code fill(struct cuda *c, struct plan *p, struct err *e)
     return code;
 }
 
-/* Q, K and V as one matrix where they lie so. */
-static void fuse(struct cuda_layer *l)
+/* Several as one matrix, where they lie behind each other in one kind; else its kind stays NONE. */
+static void fuse(struct matrix *whole, const struct matrix *const *m, int count)
 {
-    const struct matrix *m[3] = {&l->q, &l->k, &l->v};
-    const uint8_t *end = (const uint8_t *)l->q.data;
+    const uint8_t *end = (const uint8_t *)m[0]->data;
     int rows = 0;
-    for (int i = 0; i < 3; i++) {
-        if (m[i]->kind != l->q.kind || m[i]->type != l->q.type || (const uint8_t *)m[i]->data != end) return;
-        if (m[i]->scale && m[i]->scale != l->q.scale + rows) return;
+    for (int i = 0; i < count; i++) {
+        if (m[i]->kind != m[0]->kind || m[i]->type != m[0]->type || (const uint8_t *)m[i]->data != end) return;
+        if (m[i]->scale && m[i]->scale != m[0]->scale + rows) return;
         if (m[i]->kind == MATRIX_W4 && m[i]->rows % W4_PANEL_ROWS != 0) return;
         end += matrix_bytes(m[i]->type, m[i]->rows, m[i]->k);
         rows += m[i]->rows;
     }
-    l->qkv = l->q;
-    l->qkv.rows = rows;
+    *whole = *m[0];
+    whole->rows = rows;
+}
+
+static void fuse_layer(struct cuda_layer *l, bool dense)
+{
+    const struct matrix *const qkv[3] = {&l->q, &l->k, &l->v}, *const gate_up[2] = {&l->gate, &l->up};
+    fuse(&l->qkv, qkv, 3);
+    if (dense) fuse(&l->gate_up, gate_up, 2);
 }
 
 enum err_code weights_open(struct cuda *c, struct err *e)
@@ -255,7 +264,7 @@ enum err_code weights_open(struct cuda *c, struct err *e)
     free(p.list);
     if (code) return code;
     if (m->embed == m->output) c->embed = c->output;
-    for (int i = 0; i < m->layers; i++) fuse(&c->layer[i]);
+    for (int i = 0; i < m->layers; i++) fuse_layer(&c->layer[i], !m->experts);
     return ERR_OK;
 }
 

@@ -36,7 +36,7 @@ static inline float random_normal(void)
 static inline void *to_device(const void *from, size_t bytes)
 {
     void *p;
-    MUST(cudaMalloc(&p, bytes ? bytes : 1));
+    MUST(cudaMalloc(&p, bytes ? (bytes + 15) / 16 * 16 : 1));
     MUST(cudaMemcpy(p, from, bytes, cudaMemcpyHostToDevice));
     return p;
 }
