@@ -36,7 +36,7 @@ struct key {
 struct part {
     const uint8_t *data;
     size_t len;
-    bool mapped;
+    int file; /* what is mapped; -1: memory that is not ours */
 };
 
 struct gguf {
@@ -393,12 +393,12 @@ out:
     return code;
 }
 
-static enum err_code add_part(struct gguf *g, const void *data, size_t len, bool mapped, struct err *e)
+static enum err_code add_part(struct gguf *g, const void *data, size_t len, int file, struct err *e)
 {
     struct part *grown = realloc(g->parts, ((size_t)g->part_count + 1) * sizeof *grown);
     if (!grown) return err_set(e, ERR_MEMORY, "no memory for part %d", g->part_count + 1);
     g->parts = grown;
-    grown[g->part_count++] = (struct part){data, len, mapped};
+    grown[g->part_count++] = (struct part){data, len, file};
     return ERR_OK;
 }
 
@@ -416,8 +416,9 @@ static enum err_code map_part(struct gguf *g, const char *path, struct err *e)
     else if ((map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
         code = err_set(e, ERR_IO, "%s: cannot be mapped: %s", path, strerror(errno));
     else
-        code = add_part(g, map, (size_t)st.st_size, true, e);
-    if (code && map != MAP_FAILED) munmap(map, (size_t)st.st_size);
+        code = add_part(g, map, (size_t)st.st_size, fd, e);
+    if (!code) return ERR_OK;
+    if (map != MAP_FAILED) munmap(map, (size_t)st.st_size);
     close(fd);
     return code;
 }
@@ -524,7 +525,7 @@ enum err_code gguf_open_memory(struct gguf **out, const void *data, size_t len, 
 {
     struct gguf *g = calloc(1, sizeof *g);
     if (!g) return err_set(e, ERR_MEMORY, "no memory");
-    enum err_code code = add_part(g, data, len, false, e);
+    enum err_code code = add_part(g, data, len, -1, e);
     if (!code) code = read_all(g, "memory", false, e);
     if (code) {
         gguf_close(g);
@@ -537,8 +538,12 @@ enum err_code gguf_open_memory(struct gguf **out, const void *data, size_t len, 
 void gguf_close(struct gguf *g)
 {
     if (!g) return;
-    for (int i = 0; i < g->part_count; i++)
-        if (g->parts[i].mapped) munmap((void *)(uintptr_t)g->parts[i].data, g->parts[i].len);
+    for (int i = 0; i < g->part_count; i++) {
+        const struct part *p = &g->parts[i];
+        if (p->file < 0) continue;
+        munmap((void *)(uintptr_t)p->data, p->len);
+        close(p->file);
+    }
     free(g->parts);
     free(g->keys);
     free(g->tensors);
@@ -547,6 +552,19 @@ void gguf_close(struct gguf *g)
 }
 
 /* ---- asking ---- */
+
+bool gguf_place(const struct gguf *g, const void *data, int *file, int64_t *offset)
+{
+    for (int i = 0; i < g->part_count; i++) {
+        const struct part *p = &g->parts[i];
+        uintptr_t from = (uintptr_t)p->data, at = (uintptr_t)data;
+        if (p->file < 0 || at < from || at - from >= p->len) continue;
+        *file = p->file;
+        *offset = (int64_t)(at - from);
+        return true;
+    }
+    return false;
+}
 
 int gguf_tensor_count(const struct gguf *g)
 {
@@ -662,14 +680,14 @@ void gguf_drop_tensor(const struct gguf *gguf, const struct gguf_tensor *t)
     uintptr_t at = ((uintptr_t)t->data + page) & ~page, end = ((uintptr_t)t->data + (uintptr_t)t->bytes) & ~page;
     for (int i = 0; i < gguf->part_count && at < end; i++) {
         uintptr_t start = (uintptr_t)gguf->parts[i].data;
-        if (gguf->parts[i].mapped && at >= start && end <= start + gguf->parts[i].len) (void)madvise((void *)at, end - at, MADV_DONTNEED);
+        if (gguf->parts[i].file >= 0 && at >= start && end <= start + gguf->parts[i].len) (void)madvise((void *)at, end - at, MADV_DONTNEED);
     }
 }
 
 void gguf_drop_pages(const struct gguf *gguf)
 {
     for (int i = 0; i < gguf->part_count; i++)
-        if (gguf->parts[i].mapped) (void)madvise((void *)(uintptr_t)gguf->parts[i].data, gguf->parts[i].len, MADV_DONTNEED);
+        if (gguf->parts[i].file >= 0) (void)madvise((void *)(uintptr_t)gguf->parts[i].data, gguf->parts[i].len, MADV_DONTNEED);
 }
 
 int64_t gguf_file_bytes(const struct gguf *g)

@@ -61,6 +61,8 @@ struct gguf_string gguf_str(const struct gguf *gguf, const char *key); /* data N
 int64_t gguf_array_strings(const struct gguf *gguf, const char *key, struct gguf_string *out, int64_t max);
 int64_t gguf_array_ints(const struct gguf *gguf, const char *key, int64_t *out, int64_t max);
 int64_t gguf_array_floats(const struct gguf *gguf, const char *key, float *out, int64_t max);
+/* Where a tensor's data stand in their file, to be read from there; false: they are not in a file. The descriptor stays gguf's. */
+bool gguf_place(const struct gguf *gguf, const void *data, int *file, int64_t *offset);
 /* Bytes of the files, and how many there are. */
 int64_t gguf_file_bytes(const struct gguf *gguf);
 /* The tensors' bytes have been copied: mapped pages need no memory until they are read again. */

@@ -1,5 +1,6 @@
 #include "engine/cuda/backend.cuh"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,7 +137,8 @@ static enum err_code open_decode(struct cuda *c, struct err *e)
 
 static int64_t largest_matrix(const struct cuda *c)
 {
-    int64_t most = (int64_t)c->output.rows * c->output.k, ffn = (int64_t)c->ffn_dim * c->model->embedding * 2, q = (int64_t)(c->q_dim + 2 * c->kv_dim) * c->model->embedding;
+    const struct model *m = c->model;
+    int64_t most = (int64_t)m->vocabulary * m->embedding, ffn = (int64_t)c->ffn_dim * m->embedding * 2, q = (int64_t)(c->q_dim + 2 * c->kv_dim) * m->embedding;
     most = ffn > most ? ffn : most;
     return q > most ? q : most;
 }
@@ -185,16 +187,45 @@ static enum err_code cuda_forward(struct backend *b, const struct batch *batch, 
 static void cuda_stats(struct backend *b, const float *logits, int n, struct logit_stats *out);
 static void cuda_close(struct backend *b);
 
+/* The products' work space, and cuBLASLt, which takes a while to be loaded. */
+struct products {
+    struct cuda *c;
+    enum err_code code;
+    struct err error;
+};
+
+static void *open_products(void *arg)
+{
+    struct products *p = (struct products *)arg;
+    struct matmul_options o = {p->c->invariant, p->c->cols_max, largest_matrix(p->c)};
+    p->code = cuda_check(cudaSetDevice(p->c->device), "choosing the GPU", &p->error);
+    if (!p->code) p->code = matmul_open(&p->c->matmul, &o, &p->error);
+    return NULL;
+}
+
+/* Both at once. */
+static enum err_code open_weights_and_products(struct cuda *c, struct err *e)
+{
+    struct products p;
+    pthread_t thread;
+    memset(&p, 0, sizeof p);
+    p.c = c;
+    bool beside = pthread_create(&thread, NULL, open_products, &p) == 0;
+    enum err_code code = weights_open(c, e);
+    if (beside) (void)pthread_join(thread, NULL);
+    else (void)open_products(&p);
+    if (!code && p.code && e) *e = p.error;
+    return code ? code : p.code;
+}
+
 static enum err_code open_all(struct cuda *c, const struct backend_options *o, struct err *e)
 {
     const struct model *m = c->model;
     enum err_code code = cuda_check(cudaSetDevice(o->device), "choosing the GPU", e);
     if (!code && m->experts > EXPERTS_MAX) code = err_set(e, ERR_UNSUPPORTED, "%d experts; %d are the most", m->experts, EXPERTS_MAX);
     if (!code) code = cuda_check(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "a stream", e);
-    if (!code) code = weights_open(c, e);
+    if (!code) code = open_weights_and_products(c, e);
     if (!code) code = take_buffers(c, e);
-    struct matmul_options mo = {o->invariant, c->cols_max, largest_matrix(c)};
-    if (!code) code = matmul_open(&c->matmul, &mo, e);
     struct attention_options ao;
     memset(&ao, 0, sizeof ao);
     ao.cols_max = c->cols_max, ao.heads = m->heads, ao.kv_heads = m->kv_heads, ao.head_dim = m->head_dim, ao.context_max = c->context, ao.invariant = o->invariant;

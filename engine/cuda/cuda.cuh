@@ -160,13 +160,15 @@ ERR_CHECKED enum err_code attention_run(struct attention *a, const struct attent
 
 /* ---- loading ---- */
 
-/* Copies of host ranges (a mapped file) to the current device, many at once: threads (0: one a core; 16 at most) fill pinned
+/* Copies of files' or host memory's ranges to the current device, many at once: threads (0: one a core; 16 at most) fill pinned
  * buffers, copies run behind them on several streams. Blocks until everything is there and all threads are gone; waits first
  * for what runs on the device. Ranges may be of any size and alignment. The first error of any thread is told. */
 struct upload {
-    const void *from;
-    void *to; /* device */
+    const void *from; /* NULL: from the file */
+    void *to;         /* device */
     int64_t bytes;
+    int file;
+    int64_t offset;
 };
 ERR_CHECKED enum err_code upload_run(const struct upload *list, int count, int threads, struct err *e);
 

@@ -1,27 +1,31 @@
-/* Weights from a mapped file to the device.
+/* Weights from a file to the device.
  *
- * Each thread has two pinned buffers and a stream: while one buffer is on its way to the device, the next piece is copied
- * from the map into the other. Threads take pieces in order, so that a file that is not in memory yet is read from its
- * front, several pieces at once; one that is in memory goes as fast as the link takes it.
+ * Each thread has two pinned buffers and a stream: while one buffer is on its way to the device, the next piece is read
+ * into the other. Threads take pieces in order, so that a file that is not in memory yet is read from its front, several
+ * pieces at once; one that is in memory goes as fast as the link takes it.
  *
- * The map is not registered with the driver (cudaHostRegister) to be read by the device directly: registering pins every
+ * The file is read, not copied out of its map: that would take a page fault for each few pages of it, and as long again
+ * when the map is taken down. The map is not registered with the driver (cudaHostRegister) to be read by the device directly: registering pins every
  * page of the file, in one thread inside the driver and at a price of the order of the copy it would save; it wants all of
  * the model within the limit on locked memory; and a private map of a file opened for reading can only be registered as
  * read-only memory, which not every system offers. */
 #include "engine/cuda/cuda.cuh"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-enum { PIECE = 8 << 20, THREADS_MAX = 16, BUFFERS = 2 };
+enum { PIECE = 4 << 20, THREADS_MAX = 16, BUFFERS = 2 };
 
 struct piece {
-    const char *from;
+    const char *from; /* NULL: from the file */
     char *to;
     size_t bytes;
+    int file;
+    int64_t offset;
 };
 
 struct job {
@@ -45,7 +49,7 @@ static bool next_piece(struct job *j, struct piece *out)
     if (j->item < j->count && !j->error.code) {
         const struct upload *u = &j->list[j->item];
         int64_t left = u->bytes - j->at;
-        *out = {(const char *)u->from + j->at, (char *)u->to + j->at, left < PIECE ? (size_t)left : (size_t)PIECE};
+        *out = {u->from ? (const char *)u->from + j->at : NULL, (char *)u->to + j->at, left < PIECE ? (size_t)left : (size_t)PIECE, u->file, u->offset + j->at};
         j->at += (int64_t)out->bytes;
         any = true;
     }
@@ -92,23 +96,29 @@ static void lane_close(struct lane *l)
     if (l->stream) (void)cudaStreamDestroy(l->stream);
 }
 
-/* The kernel starts to read what is not in memory, while this thread waits for its buffer. */
-static void announce(const struct piece *p)
+static enum err_code read_piece(const struct piece *p, char *to, struct err *e)
 {
-    static const uintptr_t PAGE = 4096;
-    uintptr_t from = (uintptr_t)p->from & ~(PAGE - 1), to = (uintptr_t)p->from + p->bytes;
-    (void)madvise((void *)from, to - from, MADV_WILLNEED);
+    for (size_t done = 0; done < p->bytes;) {
+        ssize_t n = pread(p->file, to + done, p->bytes - done, (off_t)(p->offset + (int64_t)done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0)
+            return err_set(e, ERR_IO, "the model's file cannot be read at byte %lld: %s", (long long)(p->offset + (int64_t)done),
+                           n < 0 ? strerror(errno) : "it ends there");
+        done += (size_t)n;
+    }
+    return ERR_OK;
 }
 
 static enum err_code copy_pieces(struct job *j, struct lane *l, struct err *e)
 {
     struct piece p;
     for (int i = 0; next_piece(j, &p); i = (i + 1) % BUFFERS) {
-        announce(&p);
+        if (!p.from) (void)posix_fadvise(p.file, (off_t)p.offset, (off_t)p.bytes, POSIX_FADV_WILLNEED); /* while this thread waits for its buffer */
         /* An event never recorded counts as complete. */
         enum err_code code = cuda_check(cudaEventSynchronize(l->buffer[i].sent), "a copy to the GPU", e);
+        if (!code && p.from) memcpy(l->buffer[i].memory, p.from, p.bytes);
+        else if (!code) code = read_piece(&p, l->buffer[i].memory, e);
         if (code) return code;
-        memcpy(l->buffer[i].memory, p.from, p.bytes);
         code = cuda_check(cudaMemcpyAsync(p.to, l->buffer[i].memory, p.bytes, cudaMemcpyHostToDevice, l->stream), "a copy to the GPU", e);
         if (!code) code = cuda_check(cudaEventRecord(l->buffer[i].sent, l->stream), "a copy to the GPU", e);
         if (code) return code;

@@ -218,7 +218,10 @@ static enum err_code fill(struct cuda *c, struct plan *p, struct err *e)
         struct piece *m = &p->list[i];
         uint8_t *to = (uint8_t *)c->weights + m->at;
         *m->to = to;
-        if (m->from) list[copies++] = (struct upload){m->from, to, m->bytes};
+        struct upload *u = &list[copies];
+        *u = (struct upload){m->from, to, m->bytes, -1, 0};
+        if (m->from && gguf_place(c->model->gguf, m->from, &u->file, &u->offset)) u->from = NULL;
+        if (m->from) copies++;
         else code = random_weights(to, m->bytes, m->kind, m->type, m->k, p->seed + (uint32_t)i * 977u, c->stream, e);
     }
     if (!code) code = upload_run(list, copies, 0, e);

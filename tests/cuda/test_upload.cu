@@ -37,6 +37,7 @@ static double now_s(void)
 struct file {
     char *map;
     size_t bytes;
+    int fd;
 };
 
 static bool file_open(struct file *f, size_t bytes, uint64_t seed)
@@ -55,13 +56,14 @@ static bool file_open(struct file *f, size_t bytes, uint64_t seed)
         (void)munmap(out, bytes);
     }
     f->map = (char *)mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-    (void)close(fd);
+    f->fd = fd;
     return out != MAP_FAILED && f->map != MAP_FAILED;
 }
 
-/* Ranges of the file one behind the other on the device, each between guards. */
+/* Ranges of the file one behind the other on the device, each between guards: read from the file or copied from its map by turns. */
 struct layout {
     struct upload list[ITEMS_MAX];
+    const char *want[ITEMS_MAX];
     int count;
     size_t device_bytes;
     char *device;
@@ -70,7 +72,9 @@ struct layout {
 static void layout_add(struct layout *l, const struct file *f, size_t from, size_t bytes)
 {
     l->device_bytes += GUARD + l->device_bytes % 7; /* any alignment */
-    l->list[l->count].from = f->map + from;
+    l->want[l->count] = f->map + from;
+    l->list[l->count].from = l->count % 2 ? f->map + from : NULL;
+    l->list[l->count].file = f->fd, l->list[l->count].offset = (int64_t)from;
     l->list[l->count].to = (void *)l->device_bytes; /* an offset until there is memory */
     l->list[l->count].bytes = (int64_t)bytes;
     l->count++;
@@ -91,7 +95,7 @@ static char *expected(const struct layout *l)
     char *want = (char *)malloc(l->device_bytes);
     if (!want) return NULL;
     memset(want, POISON, l->device_bytes);
-    for (int i = 0; i < l->count; i++) memcpy(want + ((char *)l->list[i].to - l->device), l->list[i].from, (size_t)l->list[i].bytes);
+    for (int i = 0; i < l->count; i++) memcpy(want + ((char *)l->list[i].to - l->device), l->want[i], (size_t)l->list[i].bytes);
     return want;
 }
 
@@ -174,9 +178,20 @@ static void wrong_memory(const struct file *f)
     (void)cudaFree(l.device);
 }
 
+static void a_file_that_ends(const struct file *f)
+{
+    struct layout l = {};
+    struct err e = {};
+    layout_add(&l, f, f->bytes - 1000, 2000);
+    if (!layout_place(&l)) return;
+    enum err_code code = upload_run(l.list, l.count, 4, &e);
+    say(code == ERR_IO && strstr(e.msg, "it ends there"), "a file that ends", e.msg);
+    (void)cudaFree(l.device);
+}
+
 static void rate(const struct file *f)
 {
-    struct upload all = {f->map, NULL, (int64_t)f->bytes};
+    struct upload all = {NULL, NULL, (int64_t)f->bytes, f->fd, 0};
     struct err e = {};
     double best = 0;
     if (cudaMalloc(&all.to, f->bytes) != cudaSuccess) return;
@@ -210,6 +225,7 @@ int main(int argc, char **argv)
     sizes_and_places(&f, seed);
     many_small(&f, seed);
     wrong_memory(&f);
+    a_file_that_ends(&f);
     rate(&f);
     (void)printf("%d passed, %d failed\n", passed, failed);
     return failed ? 1 : 0;
