@@ -22,7 +22,8 @@ POLICIES = [  # threshold edge, region; probe on, and its threshold; how to name
     (0.93, 0.93, False, 0.0, "text alone, 0.93"),
     (0.75, 0.75, True, 0.5, "as shipped"),
     (0.60, 0.85, True, 0.8, "probe at 0.8"),
-    (0.60, 0.93, True, 0.9, "probe at 0.9"),
+    (0.60, 0.85, True, 0.9, "same, probe at 0.9"),
+    (0.60, 0.93, True, 0.9, "0.93, probe at 0.9"),
     (0.80, 0.95, True, 0.93, "probe at 0.93"),
 ]
 

@@ -21,7 +21,8 @@ def judge(edge, count, right):
 
 def test_a_router_that_is_off_says_so_and_a_refit_or_time_makes_it_fresh(ladder):
     edge = watched(ladder)
-    judge(edge, 80, lambda reply: False)
+    wrong = 60
+    judge(edge, wrong, lambda reply: False)
     until(lambda: edge.metric("rung_router_stale") == 1, "the node sees that its router is off")
     assert edge.metric('rung_router_calibration_drift{tier="edge"}') > 0.3
     router = json.loads(edge.get("/health")[1])["router"]
@@ -33,7 +34,8 @@ def test_a_router_that_is_off_says_so_and_a_refit_or_time_makes_it_fresh(ladder)
     assert "STALE; it promises" in summary.stdout, summary.stderr
     whole = subprocess.run([RUNG, "log", "summary", "--log", edge.db, "--json"], capture_output=True, text=True).stdout
     assert json.loads(whole)["router"]["stale"] is True
-    judge(edge, 400, lambda reply: True)
+    promised = edge.until_rows(1, "SELECT p_edge FROM decisions")[0]["p_edge"]
+    judge(edge, round(wrong * promised / (1 - promised)), lambda reply: True)  # now the labels say what this router promises
     until(lambda: edge.metric("rung_router_stale") == 0, "right answers make it fresh again")
 
 
