@@ -89,9 +89,19 @@ static enum err_code read_rows(struct train_rows *rows, const struct arguments *
     return code;
 }
 
+/* The file's date: SOURCE_DATE_EPOCH (seconds), as builds that can be repeated set it, else now. */
+static int64_t date_ms(void)
+{
+    const char *text = getenv("SOURCE_DATE_EPOCH");
+    char *end = NULL;
+    errno = 0;
+    long long seconds = text ? strtoll(text, &end, 10) : -1;
+    return text && *text && !*end && errno == 0 && seconds >= 0 && seconds < INT64_MAX / 1000 ? seconds * 1000 : clock_wall_ms();
+}
+
 static struct train_options options_of(const struct arguments *a)
 {
-    struct train_options o = {.general = a->general, .wall_ms = clock_wall_ms()};
+    struct train_options o = {.general = a->general, .wall_ms = date_ms()};
     if (a->bits) o.bits = bits_of(a->bits);
     return o;
 }

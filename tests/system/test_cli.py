@@ -210,3 +210,15 @@ def test_the_reference_configurations_are_the_programs_own():
     for tier in ("edge", "region", "core"):
         with open(os.path.join(ROOT, "configs", tier + ".yaml")) as f:
             assert rung("config", "--tier", tier).stdout == f.read()
+
+
+def test_a_router_fitted_again_on_the_same_day_is_the_same_file(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"What is {i} plus {i * 7}?" if i % 2 else f"Name river number {i}.",
+                                        "scores": {"small": i % 2, "large": 1}}) + "\n" for i in range(80)))
+    files = [tmp_path / "a.router", tmp_path / "b.router", tmp_path / "c.router"]
+    for file, date in zip(files, ("1700000000", "1700000000", "1700000001")):
+        subprocess.run([RUNG, "router", "train", "--data", rows, "--tiers", "small,large", "-o", file], check=True, capture_output=True,
+                       env={**os.environ, "SOURCE_DATE_EPOCH": date})
+    a, b, c = (file.read_bytes() for file in files)
+    assert a == b != c
