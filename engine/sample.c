@@ -4,14 +4,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Nothing lighter, beside the likeliest, is drawn: e^-30. */
+static const float LIGHTEST = 9.3576e-14f;
+/* How far a list's sum may lie from the sum over all candidates in their order: its own error, what is lighter than the
+ * lightest (150,000 × e^-30 = 1.4e-8), and room for the roundings of running sums (1e-11). */
+static const double SLACK = 1e-6;
+
 enum err_code sampler_init(struct sampler *s, int vocabulary, struct err *e)
 {
     size_t n = (size_t)vocabulary;
     *s = (struct sampler){.vocabulary = vocabulary,
                           .logits = malloc(n * sizeof *s->logits),
-                          .candidates = malloc(n * sizeof *s->candidates),
-                          .seen = calloc(n, sizeof *s->seen)};
-    if (s->logits && s->candidates && s->seen) return ERR_OK;
+                          .candidates = malloc((n + LIST_MAX) * sizeof *s->candidates),
+                          .sorted = malloc(n * sizeof *s->sorted),
+                          .seen = calloc(n, sizeof *s->seen),
+                          .place = calloc(n, sizeof *s->place)};
+    if (s->logits && s->candidates && s->sorted && s->seen && s->place) return ERR_OK;
     sampler_release(s);
     return err_set(e, ERR_MEMORY, "no memory to sample from %d tokens", vocabulary);
 }
@@ -20,7 +28,9 @@ void sampler_release(struct sampler *s)
 {
     free(s->logits);
     free(s->candidates);
+    free(s->sorted);
     free(s->seen);
+    free(s->place);
     *s = (struct sampler){0};
 }
 
@@ -53,11 +63,24 @@ bool sample_takes_best(const struct engine_sampling *how)
     return greedy(how) && !changes(how);
 }
 
+float sample_inverse(const struct engine_sampling *how)
+{
+    return how->temperature > 1e-6f ? how->temperature < 1e6f ? 1 / how->temperature : 1e-6f : 1e6f;
+}
+
+/* ---- what changes logits ---- */
+
+static int window_start(const struct sample_input *in)
+{
+    int window = in->how->penalty_window > 0 ? in->how->penalty_window : 64;
+    return in->count > window ? in->count - window : 0;
+}
+
 /* Repetition counts in the last tokens of all, presence and frequency among the generated ones of them. */
 static void penalize(struct sampler *s, const struct sample_input *in, bool generated)
 {
     const struct engine_sampling *h = in->how;
-    int window = h->penalty_window > 0 ? h->penalty_window : 64, first = in->count > window ? in->count - window : 0;
+    int first = window_start(in);
     if (generated && first < in->prompt_count) first = in->prompt_count;
     for (int i = first; i < in->count; i++)
         if (s->seen[in->tokens[i]] < UINT16_MAX) s->seen[in->tokens[i]]++;
@@ -71,94 +94,257 @@ static void penalize(struct sampler *s, const struct sample_input *in, bool gene
     }
 }
 
-static const float *change(struct sampler *s, const struct sample_input *in)
+static bool repeats(const struct engine_sampling *h)
+{
+    return h->repeat_penalty != 1 && h->repeat_penalty > 0;
+}
+
+/* Looks at the logits of touched tokens alone. */
+static void change_touched(struct sampler *s, const struct sample_input *in)
 {
     const struct engine_sampling *h = in->how;
-    memcpy(s->logits, in->logits, (size_t)s->vocabulary * sizeof *s->logits);
     for (int i = 0; i < h->bias_count; i++)
         if (h->bias[i].id >= 0 && h->bias[i].id < s->vocabulary) s->logits[h->bias[i].id] += h->bias[i].bias;
-    if (h->repeat_penalty != 1 && h->repeat_penalty > 0) penalize(s, in, false);
+    if (repeats(h)) penalize(s, in, false);
     if (h->presence_penalty != 0 || h->frequency_penalty != 0) penalize(s, in, true);
+}
+
+static bool allows(const uint32_t *mask, int id)
+{
+    return !mask || (mask[id / 32] >> (id % 32) & 1);
+}
+
+static const float *change(struct sampler *s, const struct sample_input *in)
+{
+    memcpy(s->logits, in->logits, (size_t)s->vocabulary * sizeof *s->logits);
+    change_touched(s, in);
     for (int i = 0; in->mask && i < s->vocabulary; i++)
-        if (!(in->mask[i / 32] >> (i % 32) & 1)) s->logits[i] = -INFINITY;
+        if (!allows(in->mask, i)) s->logits[i] = -INFINITY;
     return s->logits;
+}
+
+/* ---- order ---- */
+
+/* Four at a time, on every processor: loops with a choice in them a compiler leaves as they are. */
+typedef float four __attribute__((vector_size(16)));
+typedef int32_t four_int __attribute__((vector_size(16)));
+
+static inline four load(const float *x)
+{
+    four r;
+    memcpy(&r, x, sizeof r);
+    return r;
+}
+
+static inline four higher(four x, four y) /* y where x is not a number */
+{
+    four_int first = x > y;
+    return (four)((first & (four_int)x) | (~first & (four_int)y));
+}
+
+static float height_of(const float *logits, int n)
+{
+    float most = -INFINITY;
+    int i = 0;
+    if (n >= 16) {
+        four a = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, b = a, c = a, d = a;
+        for (; i + 16 <= n; i += 16) {
+            a = higher(load(logits + i), a);
+            b = higher(load(logits + i + 4), b);
+            c = higher(load(logits + i + 8), c);
+            d = higher(load(logits + i + 12), d);
+        }
+        a = higher(higher(a, b), higher(c, d));
+        for (int l = 0; l < 4; l++) most = a[l] > most ? a[l] : most;
+    }
+    for (; i < n; i++) most = logits[i] > most ? logits[i] : most;
+    return most;
 }
 
 static int highest(const float *logits, int n)
 {
-    int best = 0;
-    for (int i = 1; i < n; i++)
-        if (logits[i] > logits[best]) best = i;
-    return best;
+    float most = height_of(logits, n);
+    for (int i = 0; i < n; i++)
+        if (logits[i] == most) return i;
+    return 0; /* none is a number */
 }
 
-static int by_logit(const void *a, const void *b)
+static bool before(const struct logit_at *x, const struct logit_at *y)
 {
-    const struct sample_candidate *x = a, *y = b;
-    if (x->logit != y->logit) return x->logit < y->logit ? 1 : -1;
-    return x->id < y->id ? -1 : 1;
+    return x->logit > y->logit || (x->logit == y->logit && x->id < y->id);
 }
 
-static void sift(struct sample_candidate *heap, int n, int at) /* smallest on top */
+static void sift(struct logit_at *heap, int n, int at) /* the last in order on top */
 {
+    struct logit_at moved = heap[at];
     for (int child; (child = 2 * at + 1) < n; at = child) {
-        if (child + 1 < n && by_logit(&heap[child + 1], &heap[child]) > 0) child++;
-        if (by_logit(&heap[child], &heap[at]) <= 0) return;
-        struct sample_candidate t = heap[at];
+        if (child + 1 < n && before(&heap[child], &heap[child + 1])) child++;
+        if (!before(&moved, &heap[child])) break;
         heap[at] = heap[child];
-        heap[child] = t;
     }
+    heap[at] = moved;
 }
 
-/* Candidates: the k best, or all down to the logit `floor_at`. */
-static int gather(struct sampler *s, const float *logits, float floor_at, int k)
+/* The k-th highest of n; their order is lost. */
+static float kth_highest(float *x, int n, int k)
 {
-    int n = 0;
-    for (int i = 0; i < s->vocabulary; i++) {
-        struct sample_candidate c = {logits[i], i};
-        if (!(c.logit >= floor_at)) continue;
-        if (k <= 0 || n < k) {
-            s->candidates[n++] = c;
-            if (n == k)
-                for (int at = n / 2 - 1; at >= 0; at--) sift(s->candidates, n, at);
-        } else if (by_logit(&c, &s->candidates[0]) < 0) {
-            s->candidates[0] = c;
-            sift(s->candidates, n, 0);
+    for (int from = 0, to = n - 1; from < to;) {
+        float pivot = x[(from + to) / 2];
+        int i = from, j = to;
+        while (i <= j) {
+            while (x[i] > pivot) i++;
+            while (x[j] < pivot) j--;
+            if (i > j) break;
+            float t = x[i];
+            x[i++] = x[j];
+            x[j--] = t;
+        }
+        if (k - 1 <= j) to = j;
+        else if (k - 1 >= i) from = i;
+        else break;
+    }
+    return x[k - 1];
+}
+
+/* The first k in order; fewer where fewer are numbers. No more than k blocks can be higher than the k-th highest block, and k
+ * logits are as high: what lies below is not looked at again. */
+static int first_in_order(struct sampler *s, const float *logits, struct logit_at *out, int k)
+{
+    int n = s->vocabulary, block = 64, count = 0;
+    while (block > 1 && n / block < 4 * k) block /= 4;
+    float *height = (float *)s->sorted, *copy = height + (n + block - 1) / block; /* as large as two vocabularies of floats */
+    int blocks = 0;
+    for (int first = 0; first < n; first += block) height[blocks++] = height_of(logits + first, first + block < n ? block : n - first);
+    memcpy(copy, height, (size_t)blocks * sizeof *copy);
+    float least = blocks > k ? kth_highest(copy, blocks, k) : -INFINITY;
+    for (int b = 0; b < blocks; b++) {
+        if (!(height[b] >= least)) continue;
+        int end = (b + 1) * block < n ? (b + 1) * block : n;
+        for (int i = b * block; i < end; i++) {
+            struct logit_at c = {logits[i], i};
+            if (!(c.logit >= least)) continue;
+            if (count < k) {
+                out[count++] = c;
+                if (count == k)
+                    for (int at = k / 2 - 1; at >= 0; at--) sift(out, k, at);
+            } else if (before(&c, &out[0])) {
+                out[0] = c;
+                sift(out, k, 0);
+            }
         }
     }
+    for (int at = count / 2 - 1; count < k && at >= 0; at--) sift(out, count, at);
+    for (int i = count - 1; i > 0; i--) {
+        struct logit_at last = out[0];
+        out[0] = out[i];
+        out[i] = last;
+        sift(out, i, 0);
+    }
+    return count;
+}
+
+static uint32_t descending(float x)
+{
+    uint32_t u;
+    x += 0.0f; /* one zero */
+    memcpy(&u, &x, sizeof u);
+    return u >> 31 ? u : ~u & 0x7fffffffu;
+}
+
+/* Everything from `least` on, in order: by digits of 11 bits, the lowest first, as ids stand in order already. */
+static int all_in_order(struct sampler *s, const float *logits, float least, struct logit_at **out)
+{
+    enum { BITS = 11, DIGITS = 1 << BITS };
+    static const int SHIFT[3] = {0, BITS, 2 * BITS};
+    struct logit_at *from = s->candidates, *to = s->sorted;
+    uint32_t count[3][DIGITS] = {{0}};
+    int n = 0;
+    for (int i = 0; i < s->vocabulary; i++) {
+        if (!(logits[i] >= least)) continue;
+        uint32_t key = descending(logits[i]);
+        for (int d = 0; d < 3; d++) count[d][key >> SHIFT[d] & (DIGITS - 1)]++;
+        from[n++] = (struct logit_at){logits[i], i};
+    }
+    for (int d = 0; d < 3; d++) {
+        uint32_t at = 0;
+        for (int i = 0; i < DIGITS; i++) {
+            uint32_t here = count[d][i];
+            count[d][i] = at;
+            at += here;
+        }
+        for (int i = 0; i < n; i++) to[count[d][descending(from[i].logit) >> SHIFT[d] & (DIGITS - 1)]++] = from[i];
+        struct logit_at *t = from;
+        from = to;
+        to = t;
+    }
+    *out = from;
     return n;
 }
 
-/* From here a candidate's logit is its weight, exp((logit - most) / temperature), not yet normalized. */
-static double weigh(struct sample_candidate *c, int n, float most, float temperature)
+/* ---- weights ---- */
+
+static float weight_of(float logit, float most, float inverse)
 {
-    double sum = 0;
-    for (int i = 0; i < n; i++) {
-        c[i].logit = expf((c[i].logit - most) / temperature);
-        sum += (double)c[i].logit;
-    }
-    return sum;
+    return expf((logit - most) * inverse);
 }
 
-static double total(const struct sample_candidate *c, int n)
+/* From here a candidate's logit is its weight, not yet normalized. */
+static void weigh(struct logit_at *c, int n, float inverse)
+{
+    float most = c[0].logit;
+    for (int i = 0; i < n; i++) c[i].logit = weight_of(c[i].logit, most, inverse);
+}
+
+static double total(const struct logit_at *c, int n)
 {
     double sum = 0;
     for (int i = 0; i < n; i++) sum += (double)c[i].logit;
     return sum;
 }
 
-/* The shortest run of candidates that holds a share `p` of the whole. */
-static int keep_share(const struct sample_candidate *c, int n, double sum, float p)
+/* e^x for x ≤ 0 within 2e-7: 2^n of the nearest n, times a polynomial of the rest (Cephes' expf). e^-87, which is nothing, where x is
+ * less or not a number. */
+static inline four quick_exp(four x)
+{
+    const four least = {-87, -87, -87, -87};
+    x = higher(x, least);
+    four shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* 1.5 × 2^23: the last bits count ones */
+    four r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    four p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r + 1.6666665459e-1f) * r + 0.5f;
+    return (p * r * r + r + 1.0f) * (four)(((four_int)shifted + 127) << 23);
+}
+
+/* Within LIST_SUM_ERROR: four floats are added as floats, those sums as doubles. */
+static double quick_sum(const float *logits, int n, float most, float inverse)
+{
+    double sum = 0;
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        four s = quick_exp((load(logits + i) - most) * inverse);
+        for (int j = 4; j < 16; j += 4) s += quick_exp((load(logits + i + j) - most) * inverse);
+        sum += ((double)s[0] + (double)s[1]) + ((double)s[2] + (double)s[3]);
+    }
+    for (; i < n; i++) {
+        float w = expf((logits[i] - most) * inverse);
+        if (w > 0) sum += (double)w;
+    }
+    return sum;
+}
+
+/* ---- what is kept, and the draw ---- */
+
+/* The shortest run of candidates that holds a share `p` of the whole; `otherwise` where they do not. */
+static int keep_share(const struct logit_at *c, int n, double sum, float p, int otherwise)
 {
     double so_far = 0;
     for (int i = 0; i < n; i++)
         if ((so_far += (double)c[i].logit) >= (double)p * sum) return i + 1;
-    return n;
+    return otherwise;
 }
 
 /* Locally typical sampling (arXiv 2202.00666): those whose surprise is nearest the entropy, up to a share p; the
  * survivors stay in order of weight. */
-static int keep_typical(struct sample_candidate *c, int n, double sum, float p)
+static int keep_typical(struct logit_at *c, int n, double sum, float p)
 {
     double entropy = 0;
     for (int i = 0; i < n; i++) {
@@ -181,36 +367,258 @@ static int keep_typical(struct sample_candidate *c, int n, double sum, float p)
     return to - from;
 }
 
-static int32_t draw(const struct sample_candidate *c, int n, double u)
+/* Candidates in order, as weights, and what is known of all. */
+struct known {
+    const struct logit_at *c;
+    int n, light; /* light: where those begin that are too light; n + 1: not among these */
+    bool all;     /* there are no others */
+    double u;
+    const struct engine_sampling *how;
+};
+
+/* Where in the list the draw falls if all weigh `sum`; -1: beyond it. Both grow with `sum`, so that what lies between two sums falls
+ * between their draws. `most`: whether the largest or the least that the kept may weigh is wanted where their end is not in the list. */
+static int draw(const struct known *k, double sum, bool most)
 {
-    double sum = total(c, n), so_far = 0;
-    for (int i = 0; i < n; i++)
-        if ((so_far += (double)c[i].logit) > u * sum) return c[i].id;
-    return c[n - 1].id;
+    const struct logit_at *c = k->c;
+    int n = k->n, end = k->all ? n : n + 1;
+    bool share = k->how->top_p < 1;
+    if (share) end = keep_share(c, n, sum, k->how->top_p, end);
+    if (k->light < end) end = k->light;
+    double kept = total(c, end < n ? end : n), so_far = 0;
+    if (end > n && most) kept = share ? fmin(sum, (double)k->how->top_p * sum + (double)c[n - 1].logit) : sum;
+    else if (end > n && !(k->how->min_p > LIGHTEST)) kept = fmax(kept, share ? (double)k->how->top_p * sum : sum);
+    for (int i = 0; i < n && i < end; i++)
+        if ((so_far += (double)c[i].logit) > k->u * kept) return i;
+    return end > n ? -1 : end - 1;
+}
+
+/* The token, from the first n candidates (all: there are no others) and bounds of the sum of all; -1: these do not suffice. */
+static int32_t finish(const struct sample_input *in, struct logit_at *c, int n, bool all, double low, double high)
+{
+    const struct engine_sampling *h = in->how;
+    if (h->top_k > 0 && h->top_k <= n) n = h->top_k, all = true;
+    double held = total(c, n);
+    if (all) low = high = held;
+    low = h->top_k > 0 ? held : fmax(low, held);
+    high = fmax(high, held);
+    if (!(high < INFINITY)) return -1;
+    if (h->typical_p > 0 && h->typical_p < 1) {
+        if (!all) return -1;
+        n = keep_typical(c, n, held, h->typical_p);
+        low = high = total(c, n);
+    }
+    float least = fmaxf(fminf(h->min_p, 1), LIGHTEST);
+    int light = n;
+    while (light > 1 && c[light - 1].logit < least) light--;
+    struct known k = {.c = c, .n = n, .light = light == n ? n + 1 : light, .all = all, .how = h,
+                      .u = sample_uniform(h->seed, (uint64_t)in->choice, (uint64_t)in->index)};
+    int at = draw(&k, low, false);
+    return at >= 0 && (low == high || draw(&k, high, true) == at) ? c[at].id : -1;
+}
+
+/* ---- from a whole row ---- */
+
+/* Whether nothing outside the first k matters. */
+static bool within(const struct engine_sampling *h, int k)
+{
+    return h->top_k > 0 && h->top_k <= k;
+}
+
+static bool typical(const struct engine_sampling *h)
+{
+    return h->typical_p > 0 && h->typical_p < 1;
+}
+
+void sample_make_list(struct sampler *s, const float *logits, float inverse, int count, struct logit_list *out)
+{
+    out->unused = 0;
+    out->count = first_in_order(s, logits, out->top, count);
+    out->sum = inverse > 0 && out->count ? quick_sum(logits, s->vocabulary, out->top[0].logit, inverse) : 0;
+}
+
+bool sample_list_helps(const struct engine_sampling *how)
+{
+    return greedy(how) || !typical(how) || within(how, LIST_MAX);
+}
+
+/* From all candidates, with bounds of their sum (high 0: none); weighed only as far as it takes. */
+static int32_t sample_all(struct sampler *s, const struct sample_input *in, const float *logits, float most, double low, double high)
+{
+    const struct engine_sampling *h = in->how;
+    struct logit_at *c;
+    float inverse = sample_inverse(h), depth = 30.5f;
+    if (!typical(h) && h->top_k <= 0 && !(h->top_p < 1) && h->min_p > 0) depth = fminf(depth, 0.5f - logf(fminf(h->min_p, 1)));
+    int n = all_in_order(s, logits, most - depth / inverse, &c), weighed = 0;
+    for (int part = 2048;; part *= 4) {
+        bool all = part >= n || high == 0;
+        for (int end = all ? n : part; weighed < end; weighed++) c[weighed].logit = weight_of(c[weighed].logit, most, inverse);
+        while (all && n > 1 && c[n - 1].logit < LIGHTEST) n--;
+        int32_t id = finish(in, c, all ? n : part, all, low, high);
+        if (all || id >= 0) return id;
+    }
 }
 
 int32_t sample(struct sampler *s, const struct sample_input *in)
 {
     const struct engine_sampling *h = in->how;
-    const float *logits = in->logits;
-    int best = in->best;
-    if (in->mask || changes(h)) {
-        logits = change(s, in);
-        best = highest(logits, s->vocabulary);
+    const float *logits = in->mask || changes(h) ? change(s, in) : in->logits;
+    if (greedy(h)) return highest(logits, s->vocabulary);
+    float inverse = sample_inverse(h);
+    struct logit_list list;
+    bool helps = sample_list_helps(h);
+    sample_make_list(s, logits, 0, helps ? LIST_MAX : 1, &list);
+    if (list.count == 0) return 0;
+    struct logit_at best = list.top[0];
+    if (!isfinite(best.logit)) return best.id;
+    if (!helps) return sample_all(s, in, logits, best.logit, 0, 0);
+    weigh(list.top, list.count, inverse);
+    double rest = (double)(s->vocabulary - list.count) * (double)list.top[list.count - 1].logit; /* what the others weigh at most */
+    bool all = list.count < LIST_MAX;
+    int32_t id = finish(in, list.top, list.count, all, 0, (total(list.top, list.count) + rest) * (1 + SLACK));
+    if (id >= 0) return id;
+    double sum = quick_sum(logits, s->vocabulary, best.logit, inverse), low = sum * (1 - SLACK), high = sum * (1 + SLACK);
+    id = finish(in, list.top, list.count, all, low, high);
+    return id >= 0 ? id : sample_all(s, in, logits, best.logit, low, high);
+}
+
+/* ---- from the top of a row ---- */
+
+/* Bias and penalties never raise a logit. */
+static bool only_lowers(const struct engine_sampling *h)
+{
+    for (int i = 0; i < h->bias_count; i++)
+        if (h->bias[i].bias > 0) return false;
+    return (!repeats(h) || h->repeat_penalty > 1) && h->presence_penalty >= 0 && h->frequency_penalty >= 0;
+}
+
+/* Calls f for each token that bias and penalties touch; some come more than once. */
+static void each_touched(struct sampler *s, const struct sample_input *in, void (*f)(struct sampler *s, int32_t id, void *ctx), void *ctx)
+{
+    const struct engine_sampling *h = in->how;
+    for (int i = 0; i < h->bias_count; i++)
+        if (h->bias[i].id >= 0 && h->bias[i].id < s->vocabulary) f(s, h->bias[i].id, ctx);
+    if (!repeats(h) && h->presence_penalty == 0 && h->frequency_penalty == 0) return;
+    int first = window_start(in);
+    if (!repeats(h) && first < in->prompt_count) first = in->prompt_count;
+    for (int i = first; i < in->count; i++) f(s, in->tokens[i], ctx);
+}
+
+enum { PLACE_ELSEWHERE, PLACE_LISTED, PLACE_OUTSIDE };
+
+/* A list under change: what is in it, and what is known of the others, as the sum of their weights. */
+struct changing {
+    struct logit_at *c, edge; /* edge: the list's last before; the others are behind it */
+    int n;
+    float inverse;
+    bool all; /* there are no others */
+    bool lowers, lost; /* lost: one of the others may stand before the edge now */
+    double low, high;
+};
+
+/* As high as it can be. */
+static void touch_outside(struct sampler *s, int32_t id, void *ctx)
+{
+    const struct changing *g = ctx;
+    if (s->place[id] != PLACE_ELSEWHERE) return;
+    s->place[id] = PLACE_OUTSIDE;
+    s->logits[id] = g->edge.logit;
+}
+
+/* Changes keep the order of what a token's logit may be: had it been the edge's, it would be this now. */
+static void judge_outside(struct sampler *s, int32_t id, void *ctx)
+{
+    struct changing *g = ctx;
+    if (s->place[id] != PLACE_OUTSIDE) return;
+    s->place[id] = PLACE_ELSEWHERE;
+    if (g->all) return; /* it is no number */
+    if (!(s->logits[id] < g->edge.logit)) g->lost = true;
+    if (g->n == 0 || g->lost) return;
+    g->low -= (double)weight_of(g->edge.logit, g->c[0].logit, g->inverse);
+    if (!g->lowers) g->high += (double)weight_of(s->logits[id], g->c[0].logit, g->inverse);
+}
+
+static int allowed_by(const uint32_t *mask, int vocabulary)
+{
+    int n = 0;
+    for (int i = 0; i < vocabulary; i += 32)
+        n += __builtin_popcount(vocabulary - i < 32 ? mask[i / 32] & ((1u << (vocabulary - i)) - 1) : mask[i / 32]);
+    return n;
+}
+
+static void sort_nearly_sorted(struct logit_at *c, int n)
+{
+    for (int i = 1; i < n; i++) {
+        struct logit_at x = c[i];
+        int at = i;
+        for (; at > 0 && before(&x, &c[at - 1]); at--) c[at] = c[at - 1];
+        c[at] = x;
     }
-    if (greedy(h) || !isfinite(logits[best])) return best;
-    /* What is 30 temperatures below the best is never drawn; min-p only raises that floor. */
-    float depth = h->min_p > 0 ? fminf(30, -logf(fminf(h->min_p, 1))) : 30;
-    bool typical = h->typical_p > 0 && h->typical_p < 1, share = h->top_p < 1;
-    struct sample_candidate *c = s->candidates;
-    int n = gather(s, logits, logits[best] - (typical || share ? 30 : depth) * h->temperature, h->top_k);
-    if (typical || share) qsort(c, (size_t)n, sizeof *c, by_logit);
-    double sum = weigh(c, n, logits[best], h->temperature);
-    if (typical) n = keep_typical(c, n, sum, h->typical_p);
-    if (share) n = keep_share(c, n, total(c, n), h->top_p);
-    if (typical || share)
-        while (n > 1 && c[n - 1].logit < expf(-depth)) n--;
-    return draw(c, n, sample_uniform(h->seed, (uint64_t)in->choice, (uint64_t)in->index));
+}
+
+/* Changes and masks a list. Those that now stand behind its edge join the others, and all sums are beside the new highest. */
+static void change_list(struct sampler *s, const struct sample_input *in, struct changing *g)
+{
+    struct logit_at *behind = s->sorted;
+    float most = g->c[0].logit;
+    int left = 0, fell = 0;
+    for (int i = 0; i < g->n; i++) {
+        s->place[g->c[i].id] = PLACE_LISTED;
+        s->logits[g->c[i].id] = g->c[i].logit;
+    }
+    each_touched(s, in, touch_outside, g);
+    change_touched(s, in);
+    for (int i = 0; i < g->n; i++) {
+        struct logit_at x = {s->logits[g->c[i].id], g->c[i].id};
+        s->place[x.id] = PLACE_ELSEWHERE;
+        if (!allows(in->mask, x.id)) continue;
+        if (g->all || !before(&g->edge, &x)) g->c[left++] = x;
+        else behind[fell++] = x;
+    }
+    g->n = left;
+    sort_nearly_sorted(g->c, left);
+    if (left && g->c[0].logit != most) {
+        /* The roundings of both products, each up to 30 × 2^-23, and what was too light before. */
+        double scale = exp(((double)most - (double)g->c[0].logit) * (double)g->inverse);
+        g->low = g->low * scale * (1 - 1e-5) - s->vocabulary * 1e-13;
+        g->high *= scale * (1 + 1e-5);
+    }
+    each_touched(s, in, judge_outside, g);
+    if (left == 0) return;
+    if (in->mask) {
+        int others = allowed_by(in->mask, s->vocabulary) - left - fell;
+        g->low = 0;
+        g->high = fmin(g->high, (double)others * (double)weight_of(g->edge.logit, g->c[0].logit, g->inverse));
+        if (others == 0 && fell == 0) g->all = true;
+    }
+    g->low = fmax(g->low, 0);
+    for (int i = 0; i < fell; i++) {
+        double w = (double)weight_of(behind[i].logit, g->c[0].logit, g->inverse);
+        g->low += w;
+        g->high += w;
+    }
+}
+
+int32_t sample_list(struct sampler *s, const struct sample_input *in, const struct logit_list *list)
+{
+    const struct engine_sampling *h = in->how;
+    struct changing g = {.c = s->candidates, .n = list->count, .inverse = sample_inverse(h), .all = list->count < LIST_MAX, .lowers = only_lowers(h)};
+    if (g.n == 0 || !(list->top[g.n - 1].logit > -INFINITY) || !isfinite(list->top[0].logit)) return -1;
+    memcpy(g.c, list->top, (size_t)g.n * sizeof *g.c);
+    g.edge = g.c[g.n - 1];
+    if (!greedy(h) && !g.all) {
+        double held = 0;
+        for (int i = 0; i < g.n; i++) held += (double)weight_of(g.c[i].logit, g.c[0].logit, g.inverse);
+        g.low = fmax(list->sum * (1 - SLACK) - held, 0);
+        g.high = list->sum * (1 + SLACK) - held;
+    }
+    if (in->mask || changes(h)) change_list(s, in, &g);
+    if (g.lost || g.n == 0 || !isfinite(g.c[0].logit)) return -1;
+    if (greedy(h)) return g.c[0].id;
+    if (!(g.high < INFINITY)) return -1;
+    weigh(g.c, g.n, g.inverse);
+    double held = total(g.c, g.n);
+    return finish(in, g.c, g.n, g.all, held + g.low, held + g.high);
 }
 
 void sample_top(const float *logits, int vocabulary, float logsum, struct engine_alternative *out, int count)
@@ -223,4 +631,9 @@ void sample_top(const float *logits, int vocabulary, float logsum, struct engine
         out[at] = (struct engine_alternative){i, logits[i]};
     }
     for (int i = 0; i < n; i++) out[i].logprob -= logsum;
+}
+
+void sample_top_of(const struct logit_list *list, float logsum, struct engine_alternative *out, int count)
+{
+    for (int i = 0; i < count && i < list->count; i++) out[i] = (struct engine_alternative){list->top[i].id, list->top[i].logit - logsum};
 }

@@ -23,7 +23,7 @@ static void histogram(const struct engine_sampling *how, const int32_t *tokens, 
     assert_int_equal(sampler_init(&s, N, NULL), ERR_OK);
     memset(share, 0, N * sizeof *share);
     for (int i = 0; i < DRAWS; i++) {
-        struct sample_input in = {.logits = LOGITS, .best = 1, .how = how, .index = i, .tokens = tokens, .count = count,
+        struct sample_input in = {.logits = LOGITS, .how = how, .index = i, .tokens = tokens, .count = count,
                                   .prompt_count = prompt_count, .mask = mask};
         share[sample(&s, &in)] += 1.0 / DRAWS;
     }
@@ -89,7 +89,7 @@ static void penalties_bias_and_mask_change_the_choice(void **state)
     assert_int_equal(sampler_init(&s, N, NULL), ERR_OK);
     struct engine_sampling how = ENGINE_SAMPLING_GREEDY;
     int32_t tokens[] = {1, 6, 6};
-    struct sample_input in = {.logits = LOGITS, .best = 1, .how = &how, .tokens = tokens, .count = 3, .prompt_count = 1};
+    struct sample_input in = {.logits = LOGITS, .how = &how, .tokens = tokens, .count = 3, .prompt_count = 1};
     assert_int_equal(sample(&s, &in), 1);
     how.repeat_penalty = 1.9f; /* 1 → 1.05, 6 → 0.79 */
     assert_int_equal(sample(&s, &in), 1);
