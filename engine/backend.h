@@ -30,7 +30,7 @@ struct logit_stats {
     int best;
 };
 
-/* The top of a row: what sampling needs of it nearly always. Fewer than LIST_MAX: nothing else in the row is a number. */
+/* The top of a row: what sampling needs of it nearly always. Fewer than LIST_MAX: no other is above -∞. */
 enum { LIST_MAX = 256 };
 struct logit_at {
     float logit;

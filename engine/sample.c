@@ -206,7 +206,7 @@ static float kth_highest(float *x, int n, int k)
     return x[k - 1];
 }
 
-/* The first k in order; fewer where fewer are numbers. No more than k blocks can be higher than the k-th highest block, and k
+/* The first k in order; fewer where fewer are above -∞. No more than k blocks can be higher than the k-th highest block, and k
  * logits are as high: what lies below is not looked at again. */
 static int first_in_order(struct sampler *s, const float *logits, struct logit_at *out, int k)
 {
@@ -222,7 +222,7 @@ static int first_in_order(struct sampler *s, const float *logits, struct logit_a
         int end = (b + 1) * block < n ? (b + 1) * block : n;
         for (int i = b * block; i < end; i++) {
             struct logit_at c = {logits[i], i};
-            if (!(c.logit >= least)) continue;
+            if (!(c.logit >= least && c.logit > -INFINITY)) continue;
             if (count < k) {
                 out[count++] = c;
                 if (count == k)
@@ -531,7 +531,7 @@ static void judge_outside(struct sampler *s, int32_t id, void *ctx)
     struct changing *g = ctx;
     if (s->place[id] != PLACE_OUTSIDE) return;
     s->place[id] = PLACE_ELSEWHERE;
-    if (g->all) return; /* it is no number */
+    if (g->all) return; /* it is -∞ or no number */
     if (!(s->logits[id] < g->edge.logit)) g->lost = true;
     if (g->n == 0 || g->lost) return;
     g->low -= (double)weight_of(g->edge.logit, g->c[0].logit, g->inverse);
@@ -603,7 +603,7 @@ int32_t sample_list(struct sampler *s, const struct sample_input *in, const stru
 {
     const struct engine_sampling *h = in->how;
     struct changing g = {.c = s->candidates, .n = list->count, .inverse = sample_inverse(h), .all = list->count < LIST_MAX, .lowers = only_lowers(h)};
-    if (g.n == 0 || !(list->top[g.n - 1].logit > -INFINITY) || !isfinite(list->top[0].logit)) return -1;
+    if (g.n == 0 || !isfinite(list->top[0].logit)) return -1;
     memcpy(g.c, list->top, (size_t)g.n * sizeof *g.c);
     g.edge = g.c[g.n - 1];
     if (!greedy(h) && !g.all) {
