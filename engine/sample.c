@@ -414,7 +414,7 @@ static int32_t finish(const struct sample_input *in, struct logit_at *c, int n, 
     struct known k = {.c = c, .n = n, .light = light == n ? n + 1 : light, .all = all, .how = h,
                       .u = sample_uniform(h->seed, (uint64_t)in->choice, (uint64_t)in->index)};
     int at = draw(&k, low, false);
-    return at >= 0 && (low == high || draw(&k, high, true) == at) ? c[at].id : -1;
+    return at >= 0 && (all || draw(&k, high, true) == at) ? c[at].id : -1;
 }
 
 /* ---- from a whole row ---- */
@@ -603,7 +603,7 @@ int32_t sample_list(struct sampler *s, const struct sample_input *in, const stru
 {
     const struct engine_sampling *h = in->how;
     struct changing g = {.c = s->candidates, .n = list->count, .inverse = sample_inverse(h), .all = list->count < LIST_MAX, .lowers = only_lowers(h)};
-    if (g.n == 0 || !isfinite(list->top[0].logit)) return -1;
+    if (g.n == 0 || !isfinite(list->top[0].logit) || !sample_list_helps(h)) return -1;
     memcpy(g.c, list->top, (size_t)g.n * sizeof *g.c);
     g.edge = g.c[g.n - 1];
     if (!greedy(h) && !g.all) {
