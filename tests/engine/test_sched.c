@@ -173,7 +173,7 @@ static void a_backend_that_tells_only_what_is_asked_gives_the_same_streams(void 
 {
     (void)state;
     struct bench *all = bench_open(true, OPTIONS), *gpu = bench_open(false, OPTIONS);
-    int32_t ids[90];
+    int32_t ids[50 + STREAMS * 5];
     for (int kind = GREEDY; kind < STREAMS; kind++) {
         struct engine_request r = kind_of(kind, ids, 50 + kind * 5);
         ask(all, kind, &r);
@@ -195,7 +195,7 @@ static void a_backend_that_tells_only_what_is_asked_gives_the_same_streams(void 
 static void rows_are_asked_for_only_where_they_are_looked_at(void **state)
 {
     (void)state;
-    int32_t ids[90];
+    int32_t ids[50 + STREAMS * 5];
     for (int kind = GREEDY; kind <= TYPICAL; kind++) {
         struct bench *gpu = bench_open(false, OPTIONS);
         struct engine_request r = kind_of(kind, ids, 60);
