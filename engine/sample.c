@@ -477,6 +477,7 @@ int32_t sample(struct sampler *s, const struct sample_input *in)
     bool all = list.count < LIST_MAX;
     int32_t id = finish(in, list.top, list.count, all, 0, (total(list.top, list.count) + rest) * (1 + SLACK));
     if (id >= 0) return id;
+    if (h->min_p > 0 && !(h->top_p < 1)) return sample_all(s, in, logits, best.logit, 0, 0); /* what is kept ends behind the list: no sum tells where */
     double sum = quick_sum(logits, s->vocabulary, best.logit, inverse), low = sum * (1 - SLACK), high = sum * (1 + SLACK);
     id = finish(in, list.top, list.count, all, low, high);
     return id >= 0 ? id : sample_all(s, in, logits, best.logit, low, high);
