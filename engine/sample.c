@@ -1,4 +1,5 @@
 #include "engine/sample.h"
+#include "engine/sample_order.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -123,164 +124,6 @@ static const float *change(struct sampler *s, const struct sample_input *in)
     return s->logits;
 }
 
-/* ---- order ---- */
-
-/* Four at a time, on every processor: loops with a choice in them a compiler leaves as they are. */
-typedef float four __attribute__((vector_size(16)));
-typedef int32_t four_int __attribute__((vector_size(16)));
-
-static inline four load(const float *x)
-{
-    four r;
-    memcpy(&r, x, sizeof r);
-    return r;
-}
-
-static inline four higher(four x, four y) /* y where x is not a number */
-{
-    four_int first = x > y;
-    return (four)((first & (four_int)x) | (~first & (four_int)y));
-}
-
-static float height_of(const float *logits, int n)
-{
-    float most = -INFINITY;
-    int i = 0;
-    if (n >= 16) {
-        four a = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, b = a, c = a, d = a;
-        for (; i + 16 <= n; i += 16) {
-            a = higher(load(logits + i), a);
-            b = higher(load(logits + i + 4), b);
-            c = higher(load(logits + i + 8), c);
-            d = higher(load(logits + i + 12), d);
-        }
-        a = higher(higher(a, b), higher(c, d));
-        for (int l = 0; l < 4; l++) most = a[l] > most ? a[l] : most;
-    }
-    for (; i < n; i++) most = logits[i] > most ? logits[i] : most;
-    return most;
-}
-
-static int highest(const float *logits, int n)
-{
-    float most = height_of(logits, n);
-    for (int i = 0; i < n; i++)
-        if (logits[i] == most) return i;
-    return 0; /* none is a number */
-}
-
-static bool before(const struct logit_at *x, const struct logit_at *y)
-{
-    return x->logit > y->logit || (x->logit == y->logit && x->id < y->id);
-}
-
-static void sift(struct logit_at *heap, int n, int at) /* the last in order on top */
-{
-    struct logit_at moved = heap[at];
-    for (int child; (child = 2 * at + 1) < n; at = child) {
-        if (child + 1 < n && before(&heap[child], &heap[child + 1])) child++;
-        if (!before(&moved, &heap[child])) break;
-        heap[at] = heap[child];
-    }
-    heap[at] = moved;
-}
-
-/* The k-th highest of n; their order is lost. */
-static float kth_highest(float *x, int n, int k)
-{
-    for (int from = 0, to = n - 1; from < to;) {
-        float pivot = x[(from + to) / 2];
-        int i = from, j = to;
-        while (i <= j) {
-            while (x[i] > pivot) i++;
-            while (x[j] < pivot) j--;
-            if (i > j) break;
-            float t = x[i];
-            x[i++] = x[j];
-            x[j--] = t;
-        }
-        if (k - 1 <= j) to = j;
-        else if (k - 1 >= i) from = i;
-        else break;
-    }
-    return x[k - 1];
-}
-
-/* The first k in order; fewer where fewer are above -∞. No more than k blocks can be higher than the k-th highest block, and k
- * logits are as high: what lies below is not looked at again. */
-static int first_in_order(struct sampler *s, const float *logits, struct logit_at *out, int k)
-{
-    int n = s->vocabulary, block = 64, count = 0;
-    while (block > 1 && n / block < 4 * k) block /= 4;
-    float *height = (float *)s->sorted, *copy = height + (n + block - 1) / block; /* as large as two vocabularies of floats */
-    int blocks = 0;
-    for (int first = 0; first < n; first += block) height[blocks++] = height_of(logits + first, first + block < n ? block : n - first);
-    memcpy(copy, height, (size_t)blocks * sizeof *copy);
-    float least = blocks > k ? kth_highest(copy, blocks, k) : -INFINITY;
-    for (int b = 0; b < blocks; b++) {
-        if (!(height[b] >= least)) continue;
-        int end = (b + 1) * block < n ? (b + 1) * block : n;
-        for (int i = b * block; i < end; i++) {
-            struct logit_at c = {logits[i], i};
-            if (!(c.logit >= least && c.logit > -INFINITY)) continue;
-            if (count < k) {
-                out[count++] = c;
-                if (count == k)
-                    for (int at = k / 2 - 1; at >= 0; at--) sift(out, k, at);
-            } else if (before(&c, &out[0])) {
-                out[0] = c;
-                sift(out, k, 0);
-            }
-        }
-    }
-    for (int at = count / 2 - 1; count < k && at >= 0; at--) sift(out, count, at);
-    for (int i = count - 1; i > 0; i--) {
-        struct logit_at last = out[0];
-        out[0] = out[i];
-        out[i] = last;
-        sift(out, i, 0);
-    }
-    return count;
-}
-
-static uint32_t descending(float x)
-{
-    uint32_t u;
-    x += 0.0f; /* one zero */
-    memcpy(&u, &x, sizeof u);
-    return u >> 31 ? u : ~u & 0x7fffffffu;
-}
-
-/* Everything from `least` on, in order: by digits of 11 bits, the lowest first, as ids stand in order already. */
-static int all_in_order(struct sampler *s, const float *logits, float least, struct logit_at **out)
-{
-    enum { BITS = 11, DIGITS = 1 << BITS };
-    static const int SHIFT[3] = {0, BITS, 2 * BITS};
-    struct logit_at *from = s->candidates, *to = s->sorted;
-    uint32_t count[3][DIGITS] = {{0}};
-    int n = 0;
-    for (int i = 0; i < s->vocabulary; i++) {
-        if (!(logits[i] >= least)) continue;
-        uint32_t key = descending(logits[i]);
-        for (int d = 0; d < 3; d++) count[d][key >> SHIFT[d] & (DIGITS - 1)]++;
-        from[n++] = (struct logit_at){logits[i], i};
-    }
-    for (int d = 0; d < 3; d++) {
-        uint32_t at = 0;
-        for (int i = 0; i < DIGITS; i++) {
-            uint32_t here = count[d][i];
-            count[d][i] = at;
-            at += here;
-        }
-        for (int i = 0; i < n; i++) to[count[d][descending(from[i].logit) >> SHIFT[d] & (DIGITS - 1)]++] = from[i];
-        struct logit_at *t = from;
-        from = to;
-        to = t;
-    }
-    *out = from;
-    return n;
-}
-
 /* ---- weights ---- */
 
 static float weight_of(float logit, float most, float inverse)
@@ -299,35 +142,6 @@ static double total(const struct logit_at *c, int n)
 {
     double sum = 0;
     for (int i = 0; i < n; i++) sum += (double)c[i].logit;
-    return sum;
-}
-
-/* e^x for x ≤ 0 within 2e-7: 2^n of the nearest n, times a polynomial of the rest (Cephes' expf). e^-87, which is nothing, where x is
- * less or not a number. */
-static inline four quick_exp(four x)
-{
-    const four least = {-87, -87, -87, -87};
-    x = higher(x, least);
-    four shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* 1.5 × 2^23: the last bits count ones */
-    four r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    four p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r + 1.6666665459e-1f) * r + 0.5f;
-    return (p * r * r + r + 1.0f) * (four)(((four_int)shifted + 127) << 23);
-}
-
-/* Within LIST_SUM_ERROR: four floats are added as floats, those sums as doubles. */
-static double quick_sum(const float *logits, int n, float most, float inverse)
-{
-    double sum = 0;
-    int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        four s = quick_exp((load(logits + i) - most) * inverse);
-        for (int j = 4; j < 16; j += 4) s += quick_exp((load(logits + i + j) - most) * inverse);
-        sum += ((double)s[0] + (double)s[1]) + ((double)s[2] + (double)s[3]);
-    }
-    for (; i < n; i++) {
-        float w = expf((logits[i] - most) * inverse);
-        if (w > 0) sum += (double)w;
-    }
     return sum;
 }
 
@@ -433,8 +247,8 @@ static bool typical(const struct engine_sampling *h)
 void sample_make_list(struct sampler *s, const float *logits, float inverse, int count, struct logit_list *out)
 {
     out->unused = 0;
-    out->count = first_in_order(s, logits, out->top, count);
-    out->sum = inverse > 0 && out->count ? quick_sum(logits, s->vocabulary, out->top[0].logit, inverse) : 0;
+    out->count = order_first(logits, s->vocabulary, s->sorted, out->top, count);
+    out->sum = inverse > 0 && out->count ? order_sum(logits, s->vocabulary, out->top[0].logit, inverse) : 0;
 }
 
 bool sample_list_helps(const struct engine_sampling *how)
@@ -449,7 +263,7 @@ static int32_t sample_all(struct sampler *s, const struct sample_input *in, cons
     struct logit_at *c;
     float inverse = sample_inverse(h), depth = 30.5f;
     if (!typical(h) && h->top_k <= 0 && !(h->top_p < 1) && h->min_p > 0) depth = fminf(depth, 0.5f - logf(fminf(h->min_p, 1)));
-    int n = all_in_order(s, logits, most - depth / inverse, &c), weighed = 0;
+    int n = order_all(logits, s->vocabulary, most - depth / inverse, s->candidates, s->sorted, &c), weighed = 0;
     for (int part = 2048;; part *= 4) {
         bool all = part >= n || high == 0;
         for (int end = all ? n : part; weighed < end; weighed++) c[weighed].logit = weight_of(c[weighed].logit, most, inverse);
@@ -463,7 +277,7 @@ int32_t sample(struct sampler *s, const struct sample_input *in)
 {
     const struct engine_sampling *h = in->how;
     const float *logits = in->mask || changes(h) ? change(s, in) : in->logits;
-    if (greedy(h)) return highest(logits, s->vocabulary);
+    if (greedy(h)) return order_highest(logits, s->vocabulary);
     float inverse = sample_inverse(h);
     struct logit_list list;
     bool helps = sample_list_helps(h);
@@ -477,8 +291,9 @@ int32_t sample(struct sampler *s, const struct sample_input *in)
     bool all = list.count < LIST_MAX;
     int32_t id = finish(in, list.top, list.count, all, 0, (total(list.top, list.count) + rest) * (1 + SLACK));
     if (id >= 0) return id;
-    if (h->min_p > 0 && !(h->top_p < 1)) return sample_all(s, in, logits, best.logit, 0, 0); /* what is kept ends behind the list: no sum tells where */
-    double sum = quick_sum(logits, s->vocabulary, best.logit, inverse), low = sum * (1 - SLACK), high = sum * (1 + SLACK);
+    /* With min_p alone what is kept ends behind the list, and no sum tells where. */
+    if (h->min_p > 0 && !(h->top_p < 1)) return sample_all(s, in, logits, best.logit, 0, 0);
+    double sum = order_sum(logits, s->vocabulary, best.logit, inverse), low = sum * (1 - SLACK), high = sum * (1 + SLACK);
     id = finish(in, list.top, list.count, all, low, high);
     return id >= 0 ? id : sample_all(s, in, logits, best.logit, low, high);
 }
@@ -552,7 +367,7 @@ static void sort_nearly_sorted(struct logit_at *c, int n)
     for (int i = 1; i < n; i++) {
         struct logit_at x = c[i];
         int at = i;
-        for (; at > 0 && before(&x, &c[at - 1]); at--) c[at] = c[at - 1];
+        for (; at > 0 && order_before(&x, &c[at - 1]); at--) c[at] = c[at - 1];
         c[at] = x;
     }
 }
@@ -573,7 +388,7 @@ static void change_list(struct sampler *s, const struct sample_input *in, struct
         struct logit_at x = {s->logits[g->c[i].id], g->c[i].id};
         s->place[x.id] = PLACE_ELSEWHERE;
         if (!allows(in->mask, x.id)) continue;
-        if (g->all || !before(&g->edge, &x)) g->c[left++] = x;
+        if (g->all || !order_before(&g->edge, &x)) g->c[left++] = x;
         else behind[fell++] = x;
     }
     g->n = left;

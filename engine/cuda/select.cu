@@ -1,7 +1,8 @@
 /* The top of rows of logits, in order, and what each row weighs at its temperature: what the host's sampler needs nearly always.
  *
- * One block a row, one pass over it. A thread has GROUPS groups, each of up to `depth` logits, and keeps the highest of each. At least LIST_MAX groups, and no more than fit ENTRIES logits, are as high as a bound that halving finds:
- * everything as high as the bound lies in them. Those logits are read once more, sorted, and the first are the list.
+ * One block a row, one pass over it. A thread has GROUPS groups, each of up to `depth` logits, and keeps the highest of each. At least
+ * LIST_MAX groups, and no more than fit ENTRIES logits, are as high as a bound that halving finds: everything as high as the bound
+ * lies in them. Those logits are read once more, sorted, and the first are the list.
  *
  * Logits compare as whole numbers ("ranks"): the order of floats above, the lower id first below, so that no two are equal. */
 #include "engine/cuda/backend.cuh"

@@ -112,7 +112,8 @@ static void check_row(const float *row, int n, float inverse, float most, const 
         if (row[i] > -INFINITY) want.push_back({row[i] + 0.f, i});
         if (row[i] == row[i]) sum += exp((double)((row[i] - most) * inverse));
     }
-    std::sort(want.begin(), want.end(), [](const struct logit_at &a, const struct logit_at &b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); });
+    std::sort(want.begin(), want.end(),
+              [](const struct logit_at &a, const struct logit_at &b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); });
     int count = std::min((int)want.size(), (int)LIST_MAX);
     expect(got->count == count, kind, n, "how many");
     if (got->count == count) expect(count == 0 || memcmp(got->top, want.data(), (size_t)count * sizeof *got->top) == 0, kind, n, "the top");
