@@ -49,7 +49,7 @@ static double measure(const float *logits, const struct engine_sampling *how, bo
     for (int i = 0; i < 64; i++) tokens[i] = (int32_t)(uniform() * VOCABULARY);
     struct logit_list *list = calloc(ROWS, sizeof *list);
     if (!list) exit(1);
-    for (int r = 0; r < ROWS; r++) sample_make_list(&s, logits + (size_t)r * VOCABULARY, sample_inverse(how), LIST_MAX, &list[r]);
+    for (int r = 0; r < ROWS; r++) sample_make_list(&s, logits + (size_t)r * VOCABULARY, sample_inverse(how), LOGIT_LIST_MAX, &list[r]);
     double start = cpu_seconds(), spent;
     int rounds = 0, unsettled = 0;
     do {

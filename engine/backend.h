@@ -30,18 +30,18 @@ struct logit_stats {
     int best;
 };
 
-/* The top of a row: what sampling needs of it nearly always. Fewer than LIST_MAX: no other is above -∞. */
-enum { LIST_MAX = 256 };
+/* The top of a row: what sampling needs of it nearly always. Fewer than LOGIT_LIST_MAX: no other is above -∞. */
+enum { LOGIT_LIST_MAX = 256 };
 struct logit_at {
     float logit;
     int32_t id;
 };
 struct logit_list {
-    double sum; /* Σ exp((logit - max) × inverse) over the whole row, each product as floats give it, within LIST_SUM_ERROR */
+    double sum; /* Σ exp((logit - max) × inverse) over the whole row, each product as floats give it, within LOGIT_SUM_ERROR */
     int32_t count, unused;
-    struct logit_at top[LIST_MAX]; /* highest first, of equals the lower id */
+    struct logit_at top[LOGIT_LIST_MAX]; /* highest first, of equals the lower id */
 };
-#define LIST_SUM_ERROR 6e-7 /* relative: a few roundings of a float */
+#define LOGIT_SUM_ERROR 6e-7 /* relative: a few roundings of a float */
 
 struct batch_out { /* rows in the order of `want`; live until the next forward */
     const float *logits, *hidden; /* hidden: after the final norm. Rows of logits that need not be there hold anything */

@@ -16,7 +16,7 @@ enum err_code sampler_init(struct sampler *s, int vocabulary, struct err *e)
     size_t n = (size_t)vocabulary;
     *s = (struct sampler){.vocabulary = vocabulary,
                           .logits = malloc(n * sizeof *s->logits),
-                          .candidates = malloc((n + LIST_MAX) * sizeof *s->candidates),
+                          .candidates = malloc((n + LOGIT_LIST_MAX) * sizeof *s->candidates),
                           .sorted = malloc(n * sizeof *s->sorted),
                           .seen = calloc(n, sizeof *s->seen),
                           .place = calloc(n, sizeof *s->place)};
@@ -253,7 +253,7 @@ void sample_make_list(struct sampler *s, const float *logits, float inverse, int
 
 bool sample_list_helps(const struct engine_sampling *how)
 {
-    return greedy(how) || !typical(how) || within(how, LIST_MAX);
+    return greedy(how) || !typical(how) || within(how, LOGIT_LIST_MAX);
 }
 
 /* From all candidates, with bounds of their sum (high 0: none); weighed only as far as it takes. */
@@ -281,14 +281,14 @@ int32_t sample(struct sampler *s, const struct sample_input *in)
     float inverse = sample_inverse(h);
     struct logit_list list;
     bool helps = sample_list_helps(h);
-    sample_make_list(s, logits, 0, helps ? LIST_MAX : 1, &list);
+    sample_make_list(s, logits, 0, helps ? LOGIT_LIST_MAX : 1, &list);
     if (list.count == 0) return 0;
     struct logit_at best = list.top[0];
     if (!isfinite(best.logit)) return best.id;
     if (!helps) return sample_all(s, in, logits, best.logit, 0, 0);
     weigh(list.top, list.count, inverse);
     double rest = (double)(s->vocabulary - list.count) * (double)list.top[list.count - 1].logit; /* what the others weigh at most */
-    bool all = list.count < LIST_MAX;
+    bool all = list.count < LOGIT_LIST_MAX;
     int32_t id = finish(in, list.top, list.count, all, 0, (total(list.top, list.count) + rest) * (1 + SLACK));
     if (id >= 0) return id;
     /* With min_p alone what is kept ends behind the list, and no sum tells where. */
@@ -418,7 +418,7 @@ static void change_list(struct sampler *s, const struct sample_input *in, struct
 int32_t sample_list(struct sampler *s, const struct sample_input *in, const struct logit_list *list)
 {
     const struct engine_sampling *h = in->how;
-    struct changing g = {.c = s->candidates, .n = list->count, .inverse = sample_inverse(h), .all = list->count < LIST_MAX, .lowers = only_lowers(h)};
+    struct changing g = {.c = s->candidates, .n = list->count, .inverse = sample_inverse(h), .all = list->count < LOGIT_LIST_MAX, .lowers = only_lowers(h)};
     if (g.n == 0 || !isfinite(list->top[0].logit) || !sample_list_helps(h)) return -1;
     memcpy(g.c, list->top, (size_t)g.n * sizeof *g.c);
     g.edge = g.c[g.n - 1];

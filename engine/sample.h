@@ -42,7 +42,7 @@ int32_t sample_list(struct sampler *s, const struct sample_input *in, const stru
 /* Whether sample_list may know (asked before there is a list). */
 bool sample_list_helps(const struct engine_sampling *how);
 
-/* Makes the list of a row, `count` long (LIST_MAX at most). 0 as inverse: no sum. */
+/* Makes the list of a row, `count` long (LOGIT_LIST_MAX at most). 0 as inverse: no sum. */
 void sample_make_list(struct sampler *s, const float *logits, float inverse, int count, struct logit_list *out);
 
 /* One over the temperature, kept between 1e-6 and 1e6. */

@@ -14,7 +14,7 @@ int order_highest(const float *logits, int n);
 int order_first(const float *logits, int n, struct logit_at *work, struct logit_at *out, int k);
 /* All from `least` on, in one of the two work spaces (vocabulary); how many. */
 int order_all(const float *logits, int vocabulary, float least, struct logit_at *from, struct logit_at *to, struct logit_at **out);
-/* Σ exp((logit - most) × inverse) within LIST_SUM_ERROR. */
+/* Σ exp((logit - most) × inverse) within LOGIT_SUM_ERROR. */
 double order_sum(const float *logits, int n, float most, float inverse);
 
 #endif

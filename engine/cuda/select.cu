@@ -1,7 +1,7 @@
 /* The top of rows of logits, in order, and what each row weighs at its temperature: what the host's sampler needs nearly always.
  *
  * One block a row, one pass over it. A thread has GROUPS groups, each of up to `depth` logits, and keeps the highest of each. At least
- * LIST_MAX groups, and no more than fit ENTRIES logits, are as high as a bound that halving finds: everything as high as the bound
+ * LOGIT_LIST_MAX groups, and no more than fit ENTRIES logits, are as high as a bound that halving finds: everything as high as the bound
  * lies in them. Those logits are read once more, sorted, and the first are the list.
  *
  * Logits compare as whole numbers ("ranks"): the order of floats above, the lower id first below, so that no two are equal. */
@@ -134,7 +134,7 @@ static __global__ void __launch_bounds__(THREADS) select_kernel(struct select_ar
     double all = (double)sum - (double)lost;
     for (int d = 16; d; d >>= 1) all += __shfl_xor_sync(~0u, all, d);
     if ((threadIdx.x & 31) == 0) sums[threadIdx.x >> 5] = all;
-    uint64_t bound = find_bound(high, LIST_MAX, ENTRIES / a.depth, scratch);
+    uint64_t bound = find_bound(high, LOGIT_LIST_MAX, ENTRIES / a.depth, scratch);
 #pragma unroll
     for (int g = 0; g < GROUPS; g++) {
         if (high[g] == 0 || high[g] < bound) continue;
@@ -151,7 +151,7 @@ static __global__ void __launch_bounds__(THREADS) select_kernel(struct select_ar
     for (int i = n + (int)threadIdx.x; i < size; i += THREADS) rank[i] = 0;
     __syncthreads();
     sort_ranks(rank, size);
-    n = min(n, (int)LIST_MAX);
+    n = min(n, (int)LOGIT_LIST_MAX);
     for (int i = (int)threadIdx.x; i < n; i += THREADS) list->top[i] = of_rank(rank[i]);
     if (threadIdx.x != 0) return;
     all = 0;
@@ -162,7 +162,7 @@ static __global__ void __launch_bounds__(THREADS) select_kernel(struct select_ar
 
 bool select_lists_fits(int vocabulary)
 {
-    return vocabulary <= THREADS * GROUPS * (ENTRIES / LIST_MAX);
+    return vocabulary <= THREADS * GROUPS * (ENTRIES / LOGIT_LIST_MAX);
 }
 
 enum err_code select_lists(const float *logits, int64_t ld, int rows, int vocabulary, const float *inverse, const struct logit_stats *stats,

@@ -1,4 +1,4 @@
-/* The tops of rows of logits against a plain sort, to the bit, and their sums against double precision (LIST_SUM_ERROR). */
+/* The tops of rows of logits against a plain sort, to the bit, and their sums against double precision (LOGIT_SUM_ERROR). */
 #include "engine/cuda/backend.cuh"
 #include "tests/cuda/must.cuh"
 
@@ -114,7 +114,7 @@ static void check_row(const float *row, int n, float inverse, float most, const 
     }
     std::sort(want.begin(), want.end(),
               [](const struct logit_at &a, const struct logit_at &b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); });
-    int count = std::min((int)want.size(), (int)LIST_MAX);
+    int count = std::min((int)want.size(), (int)LOGIT_LIST_MAX);
     expect(got->count == count, kind, n, "how many");
     if (got->count == count) expect(count == 0 || memcmp(got->top, want.data(), (size_t)count * sizeof *got->top) == 0, kind, n, "the top");
     if (!isfinite(most)) {
@@ -123,7 +123,7 @@ static void check_row(const float *row, int n, float inverse, float most, const 
     }
     double error = fabs(got->sum - sum) / sum;
     worst = fmax(worst, error);
-    expect(error <= LIST_SUM_ERROR, kind, n, "the sum");
+    expect(error <= LOGIT_SUM_ERROR, kind, n, "the sum");
 }
 
 static void run(int k, int n)

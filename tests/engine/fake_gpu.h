@@ -75,7 +75,7 @@ static inline void fake_list(struct fake_gpu *f, int row, float inverse)
     if (n > 1024) abort();
     for (int i = 0; i < n; i++) all[i] = (struct logit_at){logits[i], i};
     qsort(all, (size_t)n, sizeof *all, fake_by_logit);
-    list->count = n < LIST_MAX ? n : LIST_MAX;
+    list->count = n < LOGIT_LIST_MAX ? n : LOGIT_LIST_MAX;
     memcpy(list->top, all, (size_t)list->count * sizeof *all);
     list->sum = 0;
     for (int i = 0; i < n; i++) list->sum += (double)expf((logits[i] - all[0].logit) * inverse);

@@ -140,7 +140,7 @@ static void the_likeliest_are_told_in_order(void **state)
     struct sampler s;
     struct logit_list list;
     assert_int_equal(sampler_init(&s, N, NULL), ERR_OK);
-    sample_make_list(&s, LOGITS, 0, LIST_MAX, &list);
+    sample_make_list(&s, LOGITS, 0, LOGIT_LIST_MAX, &list);
     struct engine_alternative same[4];
     sample_top_of(&list, 1.0f, same, 4);
     assert_memory_equal(same, top, sizeof top);
@@ -281,8 +281,8 @@ static void a_list_gives_what_the_whole_row_gives(void **state)
         struct sample_input in = {.logits = row, .how = &how, .choice = random_below(3), .index = trial, .tokens = tokens,
                                   .count = random_below(HISTORY + 1), .mask = random_below(4) ? NULL : mask};
         in.prompt_count = random_below(in.count + 1);
-        sample_make_list(&s, row, sample_inverse(&how), LIST_MAX, &list);
-        list.sum *= 1 + (LIST_SUM_ERROR - 3e-7) * (random_below(2) ? 1 : -1);
+        sample_make_list(&s, row, sample_inverse(&how), LOGIT_LIST_MAX, &list);
+        list.sum *= 1 + (LOGIT_SUM_ERROR - 3e-7) * (random_below(2) ? 1 : -1);
         int32_t whole = sample(&s, &in), from_list = sample_list(&s, &in, &list), expected = plain(&in, vocabulary);
         if (expected >= 0 && !typical) assert_int_equal(whole, expected);
         if (from_list >= 0 && from_list != whole)
@@ -314,7 +314,7 @@ static void a_lists_sum_is_as_near_as_it_says(void **state)
         how.temperature = 0.3f + (float)random_unit() * 2;
         random_row(row, V_MAX);
         float inverse = sample_inverse(&how);
-        sample_make_list(&s, row, inverse, LIST_MAX, &list);
+        sample_make_list(&s, row, inverse, LOGIT_LIST_MAX, &list);
         assert_true(list.count > 0);
         double sum = 0;
         for (int i = 0; i < V_MAX; i++)
@@ -322,7 +322,7 @@ static void a_lists_sum_is_as_near_as_it_says(void **state)
         worst = fmax(worst, fabs(list.sum / sum - 1));
     }
     print_message("worst relative error of a sum: %.2g\n", worst);
-    assert_true(worst < LIST_SUM_ERROR / 2); /* and as far again to expf() of the candidates */
+    assert_true(worst < LOGIT_SUM_ERROR / 2); /* and as far again to expf() of the candidates */
     sampler_release(&s);
 }
 
@@ -346,7 +346,7 @@ static void a_peaked_rows_list_suffices(void **state)
         struct sample_input in = {.how = &how, .index = i, .tokens = tokens, .count = 64, .prompt_count = 10, .mask = i & 1 ? mask : NULL};
         how.temperature = i & 2 ? 0 : i & 4 ? 0.7f : 1;
         how.top_p = i & 8 ? 0.95f : 1;
-        sample_make_list(&s, row, sample_inverse(&how), LIST_MAX, &list);
+        sample_make_list(&s, row, sample_inverse(&how), LOGIT_LIST_MAX, &list);
         assert_true(sample_list(&s, &in, &list) >= 0 || (how.temperature == 1 && how.top_p == 1));
     }
     sampler_release(&s);
