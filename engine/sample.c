@@ -418,7 +418,8 @@ static void change_list(struct sampler *s, const struct sample_input *in, struct
 int32_t sample_list(struct sampler *s, const struct sample_input *in, const struct logit_list *list)
 {
     const struct engine_sampling *h = in->how;
-    struct changing g = {.c = s->candidates, .n = list->count, .inverse = sample_inverse(h), .all = list->count < LOGIT_LIST_MAX, .lowers = only_lowers(h)};
+    struct changing g = {.c = s->candidates, .n = list->count, .inverse = sample_inverse(h), .all = list->count < LOGIT_LIST_MAX,
+                         .lowers = only_lowers(h)};
     if (g.n == 0 || !isfinite(list->top[0].logit) || !sample_list_helps(h)) return -1;
     memcpy(g.c, list->top, (size_t)g.n * sizeof *g.c);
     g.edge = g.c[g.n - 1];

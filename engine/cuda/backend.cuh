@@ -85,8 +85,8 @@ ERR_CHECKED enum err_code finish_logits(float *logits, int64_t ld, int rows, int
                                         struct logit_stats *stats, cudaStream_t stream, struct err *e);
 /* The lists of rows whose `inverse` (rows, device) is above 0, after finish_logits (select.cu). Rows of `vocabulary` logits that fit. */
 bool select_lists_fits(int vocabulary);
-ERR_CHECKED enum err_code select_lists(const float *logits, int64_t ld, int rows, int vocabulary, const float *inverse, const struct logit_stats *stats,
-                                       struct logit_list *lists, cudaStream_t stream, struct err *e);
+ERR_CHECKED enum err_code select_lists(const float *logits, int64_t ld, int rows, int vocabulary, const float *inverse,
+                                       const struct logit_stats *stats, struct logit_list *lists, cudaStream_t stream, struct err *e);
 /* The best `used` experts of each row of scores (cols, experts), best first, and their weights. */
 ERR_CHECKED enum err_code choose_experts(const float *scores, int cols, int experts, int used, bool norm, int32_t *chosen, float *weight,
                                          cudaStream_t stream, struct err *e);

@@ -287,8 +287,8 @@ static void a_list_gives_what_the_whole_row_gives(void **state)
         if (expected >= 0 && !typical) assert_int_equal(whole, expected);
         if (from_list >= 0 && from_list != whole)
             fail_msg("trial %d, %d tokens: %d from the list, %d from the row; temperature %g top_p %g min_p %g top_k %d typical %g repeat %g "
-                     "presence %g frequency %g window %d bias %d mask %d count %d of %d", trial, vocabulary, from_list, whole, (double)how.temperature,
-                     (double)how.top_p, (double)how.min_p, how.top_k, (double)how.typical_p, (double)how.repeat_penalty, (double)how.presence_penalty,
+                     "presence %g frequency %g window %d bias %d mask %d count %d of %d",
+                     trial, vocabulary, from_list, whole, (double)how.temperature, (double)how.top_p, (double)how.min_p, how.top_k, (double)how.typical_p, (double)how.repeat_penalty, (double)how.presence_penalty,
                      (double)how.frequency_penalty, how.penalty_window, how.bias_count, in.mask != NULL, in.prompt_count, in.count);
         if (from_list >= 0 && !sample_list_helps(&how)) fail_msg("a list that was said not to help did");
         for (int i = 0; i < vocabulary; i++) assert_true(s.seen[i] == 0 && s.place[i] == 0);
