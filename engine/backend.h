@@ -18,6 +18,7 @@ struct batch {
     const struct batch_run *run;  /* (runs) */
     const int32_t *want;          /* (wanted) columns whose logits are wanted, ascending */
     const uint8_t *need_logits;   /* (wanted) 0: only the row's statistics are looked at; NULL: every row's logits are */
+    const float *inverse;         /* (wanted) above 0: its list too, with the sum at this inverse of a temperature; NULL: no list is */
     bool (*abandoned)(void *ctx); /* asked often in a step, by one thread: does nobody want it any more? NULL: somebody does */
     void *ctx;
 };
@@ -29,10 +30,24 @@ struct logit_stats {
     int best;
 };
 
+/* The top of a row: what sampling needs of it nearly always. Fewer than LOGIT_LIST_MAX: no other is above -∞. */
+enum { LOGIT_LIST_MAX = 256 };
+struct logit_at {
+    float logit;
+    int32_t id;
+};
+struct logit_list {
+    double sum; /* Σ exp((logit - max) × inverse) over the whole row, each product as floats give it, within LOGIT_SUM_ERROR */
+    int32_t count, unused;
+    struct logit_at top[LOGIT_LIST_MAX]; /* highest first, of equals the lower id */
+};
+#define LOGIT_SUM_ERROR 6e-7 /* relative: a few roundings of a float */
+
 struct batch_out { /* rows in the order of `want`; live until the next forward */
     const float *logits, *hidden; /* hidden: after the final norm. Rows of logits that need not be there hold anything */
     size_t logits_stride, hidden_stride;
     const struct logit_stats *stats; /* (wanted), or NULL: ask stats() */
+    const struct logit_list *lists;  /* (wanted) those that `inverse` asked for; else anything. Where the backend has row() */
 };
 
 struct backend_options {
@@ -54,6 +69,8 @@ struct backend {
     /* ERR_CANCELLED: it was abandoned, and nothing of it counts. Other errors end all that runs. */
     ERR_CHECKED enum err_code (*forward)(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
     void (*stats)(struct backend *b, const float *logits, int n, struct logit_stats *out); /* NULL where every step brings them */
+    /* The whole of a row of the last step that came without. NULL where every row comes, and no list. Blocks. */
+    enum err_code (*row)(struct backend *b, int row, const float **logits, struct err *e);
     /* Some tens of milliseconds of work that makes later steps faster; the second step does what is left of it. False:
      * nothing is. May be NULL. */
     bool (*settle)(struct backend *b);

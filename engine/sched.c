@@ -374,12 +374,13 @@ static enum err_code take_memory(struct sched *s, struct err *e)
     s->tokens = malloc(cols * sizeof *s->tokens);
     s->want = malloc((size_t)sched_wanted_max(o) * sizeof *s->want);
     s->need_logits = malloc((size_t)sched_wanted_max(o));
+    s->inverse = malloc((size_t)sched_wanted_max(o) * sizeof *s->inverse);
     s->runs = malloc(slots * sizeof *s->runs);
     s->of_run = malloc(slots * sizeof(struct seq *));
     s->mask = malloc(((size_t)s->model->vocabulary + 31) / 32 * sizeof *s->mask);
     /* Preempted sequences wait in the queue beside those that queue_max counts. */
     s->live = malloc((slots * 2 + (size_t)o->queue_max) * sizeof(struct seq *));
-    if (!s->tokens || !s->want || !s->need_logits || !s->runs || !s->of_run || !s->mask || !s->live)
+    if (!s->tokens || !s->want || !s->need_logits || !s->inverse || !s->runs || !s->of_run || !s->mask || !s->live)
         return err_set(e, ERR_MEMORY, "no memory for the scheduler");
     enum err_code code = sampler_init(&s->sampler, s->model->vocabulary, e);
     return code ? code : pages_open(&s->pages, o->pages, s->backend->page_tokens, e);
@@ -392,6 +393,7 @@ static void release(struct sched *s)
     free(s->tokens);
     free(s->want);
     free(s->need_logits);
+    free(s->inverse);
     free(s->runs);
     free(s->of_run);
     free(s->mask);

@@ -52,6 +52,7 @@ struct sched {
     struct rate prefill[RATE_SECONDS], decode[RATE_SECONDS];
     int32_t *tokens, *want; /* (cols_max), (wanted_max) */
     uint8_t *need_logits;   /* (wanted_max) */
+    float *inverse;         /* (wanted_max) */
     struct batch_run *runs; /* (slots_max) */
     struct seq **of_run;    /* (slots_max) */
     uint32_t *mask;         /* (vocabulary bits) */

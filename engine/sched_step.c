@@ -56,9 +56,13 @@ static bool reads_logits(const struct seq *q)
     return q->constraint.mask || q->top_logprobs || !sample_takes_best(&q->sampling);
 }
 
-static void want_row(struct sched *s, struct plan *p, int col, bool logits)
+/* A row that a sequence's token is chosen from comes as its top, where the backend makes it and it may suffice; q NULL: only the
+ * statistics are of use. */
+static void want_row(struct sched *s, struct plan *p, int col, const struct seq *q)
 {
-    s->need_logits[p->batch.wanted] = logits;
+    bool reads = q && reads_logits(q), list = reads && s->backend->row && sample_list_helps(&q->sampling);
+    s->need_logits[p->batch.wanted] = reads && !list;
+    s->inverse[p->batch.wanted] = list ? sample_inverse(&q->sampling) : 0;
     s->want[p->batch.wanted++] = col;
 }
 
@@ -68,12 +72,12 @@ static void want_rows(struct sched *s, struct plan *p, struct seq *q, int col, i
     q->first_want = q->last_want = -1;
     if (!q->prefilled && q->want_hidden && probe >= q->computed && probe < end && probe != q->count - 1) {
         q->first_want = p->batch.wanted;
-        want_row(s, p, col + probe - q->computed, false);
+        want_row(s, p, col + probe - q->computed, NULL);
     }
     if (end < q->count) return;
     q->last_want = p->batch.wanted;
     if (q->first_want < 0) q->first_want = q->last_want;
-    for (int i = q->count - 1; i < end; i++) want_row(s, p, col + i - q->computed, reads_logits(q));
+    for (int i = q->count - 1; i < end; i++) want_row(s, p, col + i - q->computed, q);
 }
 
 static void add_run(struct sched *s, struct plan *p, struct seq *q, int end)
@@ -140,7 +144,8 @@ static void plan_prefills(struct sched *s, struct plan *p)
 static void plan_step(struct sched *s, struct plan *p)
 {
     do {
-        *p = (struct plan){.batch = {.tokens = s->tokens, .run = s->runs, .want = s->want, .need_logits = s->need_logits}};
+        *p = (struct plan){.batch = {.tokens = s->tokens, .run = s->runs, .want = s->want, .need_logits = s->need_logits,
+                                      .inverse = s->inverse}};
         plan_decodes(s, p);
         plan_prefills(s, p);
         if (p->batch.cols == 0 && s->running.count > 1) sched_preempt(s);
@@ -168,35 +173,57 @@ static void tell_prefill(struct sched *s, struct seq *q, const struct batch_out 
     q->sink.on_prefill(q->sink.ctx, q->id, &p);
 }
 
-static int32_t choose(struct sched *s, struct seq *q, const float *logits, const struct logit_stats *st)
+/* What a token is chosen from. */
+struct row {
+    const float *logits;           /* NULL: only the list has come so far */
+    const struct logit_list *list; /* or NULL */
+    int index;
+    struct logit_stats st;
+};
+
+static enum err_code choose(struct sched *s, struct seq *q, struct row *r, int32_t *id, struct err *e)
 {
-    if (!reads_logits(q)) return st->best;
-    struct sample_input in = {.logits = logits, .best = st->best, .how = &q->sampling, .choice = q->choice,
-                              .index = q->count - q->prompt_count, .tokens = q->tokens, .count = q->count,
-                              .prompt_count = q->prompt_count};
+    *id = r->st.best;
+    if (!reads_logits(q)) return ERR_OK;
+    struct sample_input in = {.how = &q->sampling, .choice = q->choice, .index = q->count - q->prompt_count, .tokens = q->tokens,
+                              .count = q->count, .prompt_count = q->prompt_count};
     if (q->constraint.mask) {
         size_t words = ((size_t)s->model->vocabulary + 31) / 32;
         memset(s->mask, 0xff, words * sizeof *s->mask);
         q->constraint.mask(q->constraint.ctx, q->constraint_state, s->mask);
-        const int32_t *id = q->constraint.if_best;
-        if (id && *id >= 0 && *id != st->best) s->mask[*id / 32] &= ~(1u << (*id % 32));
+        const int32_t *best = q->constraint.if_best;
+        if (best && *best >= 0 && *best != r->st.best) s->mask[*best / 32] &= ~(1u << (*best % 32));
         in.mask = s->mask;
     }
-    return sample(&s->sampler, &in);
+    if (r->list && (*id = sample_list(&s->sampler, &in, r->list)) >= 0) return ERR_OK;
+    enum err_code code = r->logits ? ERR_OK : s->backend->row(s->backend, r->index, &r->logits, e);
+    if (code) return code;
+    in.logits = r->logits;
+    *id = sample(&s->sampler, &in);
+    return ERR_OK;
 }
 
-static void tell_token(struct sched *s, struct seq *q, int32_t id, const char *bytes, size_t len, const float *logits,
-                       const struct logit_stats *st)
+static float logit_of(const struct row *r, int32_t id)
 {
-    struct engine_alternative top[20];
-    if (q->top_logprobs) sample_top(logits, s->model->vocabulary, st->logsum, top, q->top_logprobs);
+    if (r->logits) return r->logits[id];
+    int at = 0;
+    while (r->list->top[at].id != id) at++; /* it was chosen from there */
+    return r->list->top[at].logit;
+}
+
+static void tell_token(struct sched *s, struct seq *q, int32_t id, const char *bytes, size_t len, const struct row *r)
+{
+    struct engine_alternative top[20] = {0};
+    const struct logit_stats *st = &r->st;
+    if (q->top_logprobs && r->logits) sample_top(r->logits, s->model->vocabulary, st->logsum, top, q->top_logprobs);
+    else if (q->top_logprobs) sample_top_of(r->list, st->logsum, top, q->top_logprobs);
     struct engine_token t = {.index = q->told++,
                              .id = id,
                              .bytes = bytes,
                              .bytes_len = len,
                              .text = q->text.shown.data,
                              .text_len = q->text.shown.len,
-                             .logprob = (reads_logits(q) ? logits[id] : st->max) - st->logsum,
+                             .logprob = (reads_logits(q) ? logit_of(r, id) : st->max) - st->logsum,
                              .entropy = st->entropy,
                              .margin = st->margin,
                              .varentropy = st->varentropy,
@@ -207,9 +234,14 @@ static void tell_token(struct sched *s, struct seq *q, int32_t id, const char *b
 }
 
 /* The next token of a sequence whose last position has logits. False: that ended the sequence. */
-static bool generate(struct sched *s, struct seq *q, const float *logits, const struct logit_stats *st)
+static bool generate(struct sched *s, struct seq *q, struct row *r)
 {
-    int32_t id = choose(s, q, logits, st);
+    int32_t id;
+    struct err e = {0};
+    if (choose(s, q, r, &id, &e) != ERR_OK) {
+        sched_fail(s, &s->running, q, &e);
+        return false;
+    }
     if (!q->ignore_eos && tokenizer_is_end(s->tokenizer, id)) {
         sched_finish(s, &s->running, q, ENGINE_FINISH_STOP, false);
         return false;
@@ -221,7 +253,7 @@ static bool generate(struct sched *s, struct seq *q, const float *logits, const 
     sched_service(s, q)->tokens += 1;
     if (q->constraint.advance) q->constraint_state = q->constraint.advance(q->constraint.ctx, q->constraint_state, id);
     bool stopped = text_feed(&q->text, bytes, len);
-    tell_token(s, q, id, bytes, len, logits, st);
+    tell_token(s, q, id, bytes, len, r);
     if (stopped) sched_finish(s, &s->running, q, ENGINE_FINISH_STOP, true);
     else if (q->count >= q->tokens_max) sched_finish(s, &s->running, q, ENGINE_FINISH_LENGTH, false);
     else return true;
@@ -239,10 +271,13 @@ static void generate_all(struct sched *s, struct seq *q, const struct batch_out 
 {
     int guessed = q->guessed;
     for (int i = 0;; i++) {
-        const float *logits = out->logits + (size_t)(q->last_want + i) * out->logits_stride;
-        if (i > 0 || q->last_want != q->first_want) stats_of(s, out, q->last_want + i, st);
+        int row = q->last_want + i;
+        if (i > 0 || q->last_want != q->first_want) stats_of(s, out, row, st);
+        struct row r = {.index = row, .st = *st};
+        if (s->inverse[row] > 0) r.list = &out->lists[row];
+        else r.logits = out->logits + (size_t)row * out->logits_stride;
         int32_t expected = i < guessed ? q->tokens[q->count] : -1;
-        if (!generate(s, q, logits, st)) return;
+        if (!generate(s, q, &r)) return;
         if (i < guessed && q->tokens[q->count - 1] == expected) {
             q->computed++;
             continue;

@@ -49,6 +49,7 @@ static void carve_all(struct cuda *c, struct carver *k)
     c->attended = (uint8_t *)carve(k, cols * c->q_dim, 2);
     c->expert_in = (float *)carve(k, cols * d, 4);
     c->stats = (struct logit_stats *)carve(k, wanted, sizeof(struct logit_stats));
+    c->lists = (struct logit_list *)carve(k, wanted, sizeof(struct logit_list));
     c->step = (int32_t *)carve(k, c->layout.words, 4);
     if (!m->experts) return;
     c->expert_y = (float *)carve(k, pairs * d, 4);
@@ -76,6 +77,7 @@ static enum err_code take_buffers(struct cuda *c, struct err *e)
     if (!code) code = pinned((void **)&c->host_logits, wanted * c->logits_stride * 4, e);
     if (!code) code = pinned((void **)&c->host_hidden, wanted * (size_t)c->model->embedding * 4, e);
     if (!code) code = pinned((void **)&c->host_stats, wanted * sizeof(struct logit_stats), e);
+    if (!code) code = pinned((void **)&c->host_lists, wanted * sizeof(struct logit_list), e);
     if (!code) code = pinned((void **)&c->host_chosen, pairs * 3 * 4, e);
     return code;
 }
@@ -152,7 +154,8 @@ static void lay_out(struct cuda *c)
     l->position = l->tokens + c->cols_max;
     l->run_of = l->position + c->cols_max;
     l->want = l->run_of + c->cols_max;
-    l->pages = l->want + c->wanted_max;
+    l->inverse = l->want + c->wanted_max;
+    l->pages = l->inverse + c->wanted_max;
     l->words = l->pages + c->cols_max * c->pages_stride;
 }
 
@@ -185,6 +188,7 @@ static int64_t token_bytes(const struct cuda *c)
 
 static enum err_code cuda_forward(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
 static void cuda_stats(struct backend *b, const float *logits, int n, struct logit_stats *out);
+static enum err_code cuda_row(struct backend *b, int row, const float **logits, struct err *e);
 static void cuda_close(struct backend *b);
 
 /* The products' work space, and cuBLASLt, which takes a while to be loaded. */
@@ -255,6 +259,7 @@ enum err_code cuda_open(struct backend **out, const struct model *model, const s
     c->backend.token_bytes = token_bytes(c);
     c->backend.forward = cuda_forward;
     c->backend.stats = cuda_stats;
+    if (select_lists_fits(model->vocabulary)) c->backend.row = cuda_row;
     c->backend.close = cuda_close;
     *out = &c->backend;
     return ERR_OK;
@@ -271,7 +276,7 @@ static void cuda_close(struct backend *b)
     weights_close(c);
     (void)cudaFree(c->buffers);
     (void)cudaFree(c->kv.base);
-    void *pins[] = {c->host_step, c->host_logits, c->host_hidden, c->host_stats, c->host_chosen};
+    void *pins[] = {c->host_step, c->host_logits, c->host_hidden, c->host_stats, c->host_lists, c->host_chosen};
     for (void *p : pins) (void)cudaFreeHost(p);
     if (c->stream) (void)cudaStreamDestroy(c->stream);
     free(c);
@@ -288,6 +293,7 @@ static bool prepare(struct cuda *c, const struct batch *batch, struct columns *c
     memcpy(h + l->runs, batch->run, (size_t)batch->runs * sizeof *batch->run);
     memcpy(h + l->tokens, batch->tokens, (size_t)batch->cols * 4);
     memcpy(h + l->want, batch->want, (size_t)batch->wanted * 4);
+    if (batch->inverse) memcpy(h + l->inverse, batch->inverse, (size_t)batch->wanted * 4);
     for (int r = 0; r < batch->runs; r++) {
         int end = batch->run[r].position + batch->run[r].count, pages = (end + CUDA_PAGE_TOKENS - 1) / CUDA_PAGE_TOKENS;
         stride = pages > stride ? pages : stride;
@@ -344,7 +350,22 @@ static bool any_logits(const struct batch *batch)
     return false;
 }
 
-/* Back to the host: the statistics always, hidden states and logits as they are asked for. */
+static bool any_list(const struct batch *batch)
+{
+    for (int i = 0; batch->inverse && i < batch->wanted; i++)
+        if (batch->inverse[i] > 0) return true;
+    return false;
+}
+
+static enum err_code fetch_lists(struct cuda *c, int wanted, struct err *e)
+{
+    enum err_code code = select_lists(c->logits, (int64_t)c->logits_stride, wanted, c->model->vocabulary, (const float *)(c->step + c->layout.inverse),
+                                      c->stats, c->lists, c->stream, e);
+    size_t bytes = (size_t)wanted * sizeof *c->lists;
+    return code ? code : cuda_check(cudaMemcpyAsync(c->host_lists, c->lists, bytes, cudaMemcpyDeviceToHost, c->stream), "the tops of the logits", e);
+}
+
+/* Back to the host: the statistics always, hidden states, lists and logits as they are asked for. */
 static enum err_code fetch(struct cuda *c, const struct batch *batch, struct err *e)
 {
     const struct model *m = c->model;
@@ -354,6 +375,7 @@ static enum err_code fetch(struct cuda *c, const struct batch *batch, struct err
     if (!code) code = cuda_check(cudaMemcpyAsync(c->host_stats, c->stats, wanted * sizeof *c->stats, cudaMemcpyDeviceToHost, c->stream), "statistics", e);
     if (!code)
         code = cuda_check(cudaMemcpyAsync(c->host_hidden, c->hidden, wanted * (size_t)m->embedding * 4, cudaMemcpyDeviceToHost, c->stream), "hidden states", e);
+    if (!code && any_list(batch)) code = fetch_lists(c, batch->wanted, e);
     if (code || !any_logits(batch)) return code;
     for (int i = 0; i < batch->wanted && !code; i++) {
         if (batch->need_logits && !batch->need_logits[i]) continue;
@@ -386,8 +408,19 @@ static enum err_code cuda_forward(struct backend *b, const struct batch *batch, 
     if (code) return code;
     out->logits = c->host_logits, out->logits_stride = c->logits_stride;
     out->hidden = c->host_hidden, out->hidden_stride = (size_t)c->model->embedding;
-    out->stats = c->host_stats;
+    out->stats = c->host_stats, out->lists = c->host_lists;
     return ERR_OK;
+}
+
+static enum err_code cuda_row(struct backend *b, int row, const float **logits, struct err *e)
+{
+    struct cuda *c = (struct cuda *)b;
+    size_t at = (size_t)row * c->logits_stride;
+    enum err_code code = cuda_check(cudaSetDevice(c->device), "choosing the GPU", e);
+    if (!code) code = cuda_check(cudaMemcpyAsync(c->host_logits + at, c->logits + at, c->logits_stride * 4, cudaMemcpyDeviceToHost, c->stream), "logits", e);
+    if (!code) code = cuda_check(cudaStreamSynchronize(c->stream), "logits", e);
+    *logits = c->host_logits + at;
+    return code;
 }
 
 /* Never asked for rows of our own, whose statistics come with them; here for the interface. */

@@ -14,7 +14,7 @@ struct cuda_layer {
 
 /* What a step needs on the device, filled from one pinned block. Offsets in 32-bit words of that block. */
 struct step_layout {
-    int tokens, position, run_of, want, runs, pages, words;
+    int tokens, position, run_of, want, inverse, runs, pages, words;
 };
 
 struct cuda {
@@ -49,6 +49,7 @@ struct cuda {
     int32_t *step, *host_step;      /* step_layout; host_step pinned */
     float *host_logits, *host_hidden; /* pinned */
     struct logit_stats *host_stats; /* pinned */
+    struct logit_list *lists, *host_lists; /* (wanted); host_lists pinned */
     int32_t *host_chosen;           /* pinned (cols, used), then (pairs) columns in the order of experts */
     size_t logits_stride;
     struct step_layout layout;
@@ -82,6 +83,10 @@ ERR_CHECKED enum err_code shrink(const void *from, bool bf16, const struct opera
 /* Bias, scale and softcap of logits, and what is to be known of each row. Rows of ld floats. */
 ERR_CHECKED enum err_code finish_logits(float *logits, int64_t ld, int rows, int vocabulary, const float *bias, float scale, float softcap,
                                         struct logit_stats *stats, cudaStream_t stream, struct err *e);
+/* The lists of rows whose `inverse` (rows, device) is above 0, after finish_logits (select.cu). Rows of `vocabulary` logits that fit. */
+bool select_lists_fits(int vocabulary);
+ERR_CHECKED enum err_code select_lists(const float *logits, int64_t ld, int rows, int vocabulary, const float *inverse,
+                                       const struct logit_stats *stats, struct logit_list *lists, cudaStream_t stream, struct err *e);
 /* The best `used` experts of each row of scores (cols, experts), best first, and their weights. */
 ERR_CHECKED enum err_code choose_experts(const float *scores, int cols, int experts, int used, bool norm, int32_t *chosen, float *weight,
                                          cudaStream_t stream, struct err *e);

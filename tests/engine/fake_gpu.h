@@ -1,6 +1,7 @@
 /* A backend that is no model: what it foretells is a pure function of all tokens so far, which it keeps in the pages it is
  * given. Whoever loses a page, shares a wrong one or looks at a row that was not asked for gets another text. It behaves
- * as a GPU's backend does: statistics come with the step, and logits only where they are needed (else not-a-number). */
+ * as a GPU's backend does: statistics come with the step, the tops of rows and logits only where they are asked for (else
+ * not-a-number). */
 #ifndef RUNG_TESTS_ENGINE_FAKE_GPU_H
 #define RUNG_TESTS_ENGINE_FAKE_GPU_H
 
@@ -17,10 +18,11 @@ struct fake_gpu {
     const struct model *model;
     struct backend_options options;
     uint64_t *kv; /* (pages, FAKE_PAGE) hash of all tokens up to here */
-    float *logits, *hidden;
+    float *logits, *kept, *hidden; /* kept: the rows as they are */
     struct logit_stats *stats;
+    struct logit_list *lists;
     bool plain; /* as a CPU's backend: every row's logits, no statistics */
-    int64_t rows, needed;
+    int64_t rows, needed, listed, fetched;
 };
 
 static inline uint64_t fake_mix(uint64_t x)
@@ -57,7 +59,39 @@ static inline void fake_stats(struct backend *b, const float *logits, int n, str
     out->margin = (float)((1 - exp(second - most)) / sum);
 }
 
-static inline void fake_row(struct fake_gpu *f, int row, uint64_t hash, bool needed)
+static inline int fake_by_logit(const void *a, const void *b)
+{
+    const struct logit_at *x = a, *y = b;
+    if (x->logit != y->logit) return x->logit < y->logit ? 1 : -1;
+    return x->id < y->id ? -1 : 1;
+}
+
+static inline void fake_list(struct fake_gpu *f, int row, float inverse)
+{
+    int n = f->model->vocabulary;
+    const float *logits = f->kept + (size_t)row * (size_t)n;
+    struct logit_at all[1024];
+    struct logit_list *list = &f->lists[row];
+    if (n > 1024) abort();
+    for (int i = 0; i < n; i++) all[i] = (struct logit_at){logits[i], i};
+    qsort(all, (size_t)n, sizeof *all, fake_by_logit);
+    list->count = n < LOGIT_LIST_MAX ? n : LOGIT_LIST_MAX;
+    memcpy(list->top, all, (size_t)list->count * sizeof *all);
+    list->sum = 0;
+    for (int i = 0; i < n; i++) list->sum += (double)expf((logits[i] - all[0].logit) * inverse);
+    f->listed++;
+}
+
+static inline enum err_code fake_fetch(struct backend *b, int row, const float **logits, struct err *e)
+{
+    struct fake_gpu *f = (struct fake_gpu *)b;
+    (void)e;
+    *logits = f->kept + (size_t)row * (size_t)f->model->vocabulary;
+    f->fetched++;
+    return ERR_OK;
+}
+
+static inline void fake_row(struct fake_gpu *f, int row, uint64_t hash, bool needed, float inverse)
 {
     int n = f->model->vocabulary;
     float *logits = f->logits + (size_t)row * (size_t)n;
@@ -67,6 +101,8 @@ static inline void fake_row(struct fake_gpu *f, int row, uint64_t hash, bool nee
     fake_stats(NULL, logits, n, &f->stats[row]);
     f->rows++;
     f->needed += needed;
+    memcpy(f->kept + (size_t)row * (size_t)n, logits, (size_t)n * sizeof *logits);
+    if (inverse > 0 && !f->plain) fake_list(f, row, inverse);
     for (int v = 0; v < n && !needed && !f->plain; v++) logits[v] = NAN;
 }
 
@@ -84,12 +120,14 @@ static inline enum err_code fake_forward(struct backend *b, const struct batch *
             uint64_t *here = &f->kv[run->pages[p / FAKE_PAGE] * FAKE_PAGE + p % FAKE_PAGE];
             *here = fake_mix(before * 31 + (uint64_t)batch->tokens[col] + 1);
             if (wanted == batch->wanted || batch->want[wanted] != col) continue;
-            fake_row(f, wanted, *here, !batch->need_logits || batch->need_logits[wanted]);
+            fake_row(f, wanted, *here, !batch->need_logits || batch->need_logits[wanted],
+                     batch->inverse ? batch->inverse[wanted] : 0);
             wanted++;
         }
     }
     *out = (struct batch_out){.logits = f->logits, .hidden = f->hidden, .logits_stride = (size_t)f->model->vocabulary,
-                              .hidden_stride = (size_t)f->model->embedding, .stats = f->plain ? NULL : f->stats};
+                              .hidden_stride = (size_t)f->model->embedding, .stats = f->plain ? NULL : f->stats,
+                              .lists = f->plain ? NULL : f->lists};
     return ERR_OK;
 }
 
@@ -98,7 +136,9 @@ static inline void fake_close(struct backend *b)
     struct fake_gpu *f = (struct fake_gpu *)b;
     free(f->kv);
     free(f->logits);
+    free(f->kept);
     free(f->hidden);
+    free(f->lists);
     free(f->stats);
     free(f);
 }
@@ -114,12 +154,14 @@ static inline enum err_code fake_open(struct backend **out, const struct model *
     f->options = *options;
     f->kv = calloc((size_t)pages * FAKE_PAGE, sizeof *f->kv);
     f->logits = calloc(wanted * (size_t)model->vocabulary, sizeof *f->logits);
+    f->kept = calloc(wanted * (size_t)model->vocabulary, sizeof *f->kept);
+    f->lists = calloc(wanted, sizeof *f->lists);
     f->hidden = calloc(wanted * (size_t)model->embedding, sizeof *f->hidden);
     f->stats = calloc(wanted, sizeof *f->stats);
     f->backend = (struct backend){.kernels = "cuda", .page_tokens = FAKE_PAGE, .pages = pages, .token_bytes = 1 << 20,
-                                  .forward = fake_forward, .stats = fake_stats, .close = fake_close};
+                                  .forward = fake_forward, .stats = fake_stats, .row = fake_fetch, .close = fake_close};
     *out = &f->backend;
-    if (f->kv && f->logits && f->hidden && f->stats) return ERR_OK;
+    if (f->kv && f->logits && f->kept && f->lists && f->hidden && f->stats) return ERR_OK;
     fake_close(&f->backend);
     return err_set(e, ERR_MEMORY, "no memory");
 }

@@ -23,7 +23,7 @@ static void histogram(const struct engine_sampling *how, const int32_t *tokens, 
     assert_int_equal(sampler_init(&s, N, NULL), ERR_OK);
     memset(share, 0, N * sizeof *share);
     for (int i = 0; i < DRAWS; i++) {
-        struct sample_input in = {.logits = LOGITS, .best = 1, .how = how, .index = i, .tokens = tokens, .count = count,
+        struct sample_input in = {.logits = LOGITS, .how = how, .index = i, .tokens = tokens, .count = count,
                                   .prompt_count = prompt_count, .mask = mask};
         share[sample(&s, &in)] += 1.0 / DRAWS;
     }
@@ -89,7 +89,7 @@ static void penalties_bias_and_mask_change_the_choice(void **state)
     assert_int_equal(sampler_init(&s, N, NULL), ERR_OK);
     struct engine_sampling how = ENGINE_SAMPLING_GREEDY;
     int32_t tokens[] = {1, 6, 6};
-    struct sample_input in = {.logits = LOGITS, .best = 1, .how = &how, .tokens = tokens, .count = 3, .prompt_count = 1};
+    struct sample_input in = {.logits = LOGITS, .how = &how, .tokens = tokens, .count = 3, .prompt_count = 1};
     assert_int_equal(sample(&s, &in), 1);
     how.repeat_penalty = 1.9f; /* 1 → 1.05, 6 → 0.79 */
     assert_int_equal(sample(&s, &in), 1);
@@ -137,6 +137,219 @@ static void the_likeliest_are_told_in_order(void **state)
         assert_int_equal(top[i].id, ORDER[i]);
         assert_true(fabsf(top[i].logprob - (LOGITS[ORDER[i]] - 1)) < 1e-6f);
     }
+    struct sampler s;
+    struct logit_list list;
+    assert_int_equal(sampler_init(&s, N, NULL), ERR_OK);
+    sample_make_list(&s, LOGITS, 0, LOGIT_LIST_MAX, &list);
+    struct engine_alternative same[4];
+    sample_top_of(&list, 1.0f, same, 4);
+    assert_memory_equal(same, top, sizeof top);
+    sampler_release(&s);
+}
+
+/* ---- the top of a row, the row, and the plain way ---- */
+
+enum { V_MAX = 3000, HISTORY = 90 };
+
+static uint64_t random_state = 1;
+static double random_unit(void)
+{
+    return sample_uniform(random_state++, 77, 1);
+}
+static int random_below(int n)
+{
+    return (int)(random_unit() * n);
+}
+static float random_normal(void)
+{
+    return (float)(sqrt(-2 * log(1 - random_unit())) * cos(6.283185307179586 * random_unit()));
+}
+
+static int plain_order(const void *a, const void *b)
+{
+    const struct logit_at *x = a, *y = b;
+    if (x->logit != y->logit) return x->logit < y->logit ? 1 : -1;
+    return x->id < y->id ? -1 : 1;
+}
+
+static void plain_penalties(float *logits, const struct sample_input *in, int vocabulary)
+{
+    const struct engine_sampling *h = in->how;
+    int window = h->penalty_window ? h->penalty_window : 64, first = in->count > window ? in->count - window : 0;
+    for (int id = 0; id < vocabulary; id++) {
+        int all = 0, generated = 0;
+        for (int i = first; i < in->count; i++) {
+            all += in->tokens[i] == id;
+            generated += i >= in->prompt_count && in->tokens[i] == id;
+        }
+        if (all && h->repeat_penalty != 1) logits[id] = logits[id] > 0 ? logits[id] / h->repeat_penalty : logits[id] * h->repeat_penalty;
+        if (generated) logits[id] -= h->presence_penalty + h->frequency_penalty * (float)generated;
+    }
+}
+
+/* As sample.h tells it, with everything sorted. Locally typical sampling is not in it. */
+static int32_t plain(const struct sample_input *in, int vocabulary)
+{
+    static struct logit_at c[V_MAX];
+    static float logits[V_MAX];
+    const struct engine_sampling *h = in->how;
+    memcpy(logits, in->logits, (size_t)vocabulary * sizeof *logits);
+    for (int i = 0; i < h->bias_count; i++) logits[h->bias[i].id] += h->bias[i].bias;
+    plain_penalties(logits, in, vocabulary);
+    int n = 0;
+    for (int i = 0; i < vocabulary; i++)
+        if (logits[i] > -INFINITY && (!in->mask || in->mask[i / 32] >> (i % 32) & 1)) c[n++] = (struct logit_at){logits[i], i};
+    if (n == 0) return -1;
+    qsort(c, (size_t)n, sizeof *c, plain_order);
+    if (!(h->temperature > 0) || h->top_k == 1 || isinf(c[0].logit)) return c[0].id;
+    float most = c[0].logit, inverse = 1 / h->temperature, lightest = 9.3576e-14f;
+    for (int i = 0; i < n; i++) c[i].logit = expf((c[i].logit - most) * inverse);
+    while (c[n - 1].logit < lightest) n--;
+    if (h->top_k > 0 && h->top_k < n) n = h->top_k;
+    double sum = 0, so_far = 0;
+    for (int i = 0; i < n; i++) sum += (double)c[i].logit;
+    for (int i = 0; i < n && h->top_p < 1; i++)
+        if ((so_far += (double)c[i].logit) >= (double)h->top_p * sum) n = i + 1;
+    while (n > 1 && c[n - 1].logit < h->min_p) n--;
+    sum = so_far = 0;
+    for (int i = 0; i < n; i++) sum += (double)c[i].logit;
+    double u = sample_uniform(h->seed, (uint64_t)in->choice, (uint64_t)in->index);
+    for (int i = 0; i < n; i++)
+        if ((so_far += (double)c[i].logit) > u * sum) return c[i].id;
+    return c[n - 1].id;
+}
+
+static void random_row(float *row, int n)
+{
+    static const float SPREAD[] = {0, 0.01f, 1, 3, 8, 40};
+    int kind = random_below(6);
+    float spread = SPREAD[random_below(6)], shift = 10 * random_normal();
+    for (int i = 0; i < n; i++) {
+        row[i] = shift + spread * random_normal();
+        if (kind == 1) row[i] = rintf(row[i]); /* many equals */
+        if (kind == 2) row[i] = -spread * logf((float)(i * 7919 % n + 1));
+        if (kind == 3 && random_below(3) == 0) row[i] = random_below(2) ? -INFINITY : NAN;
+        if (kind == 4 && i % 17) row[i] = -INFINITY;
+        if (kind == 5 && random_below(n) < 3) row[i] += 12;
+    }
+}
+
+static struct engine_sampling random_way(struct engine_bias *bias, int vocabulary, bool *typical)
+{
+    static const float TEMPERATURE[] = {0, 0.1f, 0.7f, 1, 1, 2, 0.01f, 50}, TOP_P[] = {1, 1, 0.95f, 0.5f, 0.999f, 0}, MIN_P[] = {0, 0, 0.05f, 1e-4f};
+    static const int TOP_K[] = {0, 0, 0, 1, 40, 256, 257, 2000};
+    struct engine_sampling how = ENGINE_SAMPLING_GREEDY;
+    how.temperature = TEMPERATURE[random_below(8)];
+    how.top_p = TOP_P[random_below(6)];
+    how.min_p = MIN_P[random_below(4)];
+    how.top_k = TOP_K[random_below(8)];
+    *typical = random_below(12) == 0;
+    if (*typical) how.typical_p = 0.8f;
+    how.seed = (uint64_t)random_below(1000000);
+    if (random_below(3) == 0) how.repeat_penalty = random_below(5) ? 1.2f : 0.8f;
+    if (random_below(4) == 0) how.presence_penalty = random_below(5) ? 0.6f : -0.5f;
+    if (random_below(4) == 0) how.frequency_penalty = random_below(5) ? 0.4f : -0.2f;
+    if (random_below(4) == 0) how.penalty_window = 1 + random_below(HISTORY);
+    how.bias_count = random_below(3) ? 0 : 1 + random_below(3);
+    for (int i = 0; i < how.bias_count; i++) bias[i] = (struct engine_bias){random_below(vocabulary), random_below(2) ? -100 : 6 * random_normal()};
+    how.bias = bias;
+    return how;
+}
+
+/* Whatever was asked for: the row gives what the plain way gives, and the list the same or nothing. A list's sum is as far off as it may
+ * be, one way or the other. */
+static void a_list_gives_what_the_whole_row_gives(void **state)
+{
+    (void)state;
+    static const int SIZES[] = {5, 100, 256, 257, 1000, V_MAX};
+    static float row[V_MAX];
+    static uint32_t mask[V_MAX / 32 + 1];
+    static struct logit_list list;
+    int settled = 0, asked = 0;
+    for (int trial = 0; trial < 6000; trial++) {
+        int vocabulary = SIZES[random_below(6)], kept = random_below(4);
+        struct engine_bias bias[3];
+        struct sampler s;
+        bool typical;
+        int32_t tokens[HISTORY];
+        assert_int_equal(sampler_init(&s, vocabulary, NULL), ERR_OK);
+        random_row(row, vocabulary);
+        struct engine_sampling how = random_way(bias, vocabulary, &typical);
+        for (int i = 0; i < HISTORY; i++) tokens[i] = random_below(random_below(2) ? vocabulary : 5);
+        for (int i = 0; i < V_MAX / 32 + 1; i++) mask[i] = 0;
+        for (int i = 0; i < V_MAX; i++) mask[i / 32] |= (uint32_t)(random_below(kept == 3 ? 100 : kept + 1) == 0) << (i % 32);
+        struct sample_input in = {.logits = row, .how = &how, .choice = random_below(3), .index = trial, .tokens = tokens,
+                                  .count = random_below(HISTORY + 1), .mask = random_below(4) ? NULL : mask};
+        in.prompt_count = random_below(in.count + 1);
+        sample_make_list(&s, row, sample_inverse(&how), LOGIT_LIST_MAX, &list);
+        list.sum *= 1 + (LOGIT_SUM_ERROR - 3e-7) * (random_below(2) ? 1 : -1);
+        int32_t whole = sample(&s, &in), from_list = sample_list(&s, &in, &list), expected = plain(&in, vocabulary);
+        if (expected >= 0 && !typical) assert_int_equal(whole, expected);
+        if (from_list >= 0 && from_list != whole)
+            fail_msg("trial %d, %d tokens: %d from the list, %d from the row; temperature %g top_p %g min_p %g top_k %d typical %g repeat %g "
+                     "presence %g frequency %g window %d bias %d mask %d count %d of %d",
+                     trial, vocabulary, from_list, whole, (double)how.temperature, (double)how.top_p, (double)how.min_p, how.top_k, (double)how.typical_p, (double)how.repeat_penalty, (double)how.presence_penalty,
+                     (double)how.frequency_penalty, how.penalty_window, how.bias_count, in.mask != NULL, in.prompt_count, in.count);
+        if (from_list >= 0 && !sample_list_helps(&how)) fail_msg("a list that was said not to help did");
+        for (int i = 0; i < vocabulary; i++) assert_true(s.seen[i] == 0 && s.place[i] == 0);
+        settled += from_list >= 0;
+        asked++;
+        sampler_release(&s);
+    }
+    print_message("%d of %d settled by the list\n", settled, asked);
+    assert_true(settled > asked / 2);
+}
+
+/* The sums that bounds are drawn around, against doubles. */
+static void a_lists_sum_is_as_near_as_it_says(void **state)
+{
+    (void)state;
+    static float row[V_MAX];
+    static struct logit_list list;
+    struct sampler s;
+    assert_int_equal(sampler_init(&s, V_MAX, NULL), ERR_OK);
+    double worst = 0;
+    for (int trial = 0; trial < 300; trial++) {
+        struct engine_sampling how = ENGINE_SAMPLING_GREEDY;
+        how.temperature = 0.3f + (float)random_unit() * 2;
+        random_row(row, V_MAX);
+        float inverse = sample_inverse(&how);
+        sample_make_list(&s, row, inverse, LOGIT_LIST_MAX, &list);
+        assert_true(list.count > 0);
+        double sum = 0;
+        for (int i = 0; i < V_MAX; i++)
+            if (!isnan(row[i])) sum += exp((double)((row[i] - list.top[0].logit) * inverse));
+        worst = fmax(worst, fabs(list.sum / sum - 1));
+    }
+    print_message("worst relative error of a sum: %.2g\n", worst);
+    assert_true(worst < LOGIT_SUM_ERROR / 2); /* and as far again to expf() of the candidates */
+    sampler_release(&s);
+}
+
+/* A peaked row, as models make them: nothing but its top is needed, whatever changes it. */
+static void a_peaked_rows_list_suffices(void **state)
+{
+    (void)state;
+    static float row[V_MAX];
+    static struct logit_list list;
+    struct sampler s;
+    assert_int_equal(sampler_init(&s, V_MAX, NULL), ERR_OK);
+    int32_t tokens[64];
+    for (int i = 0; i < 64; i++) tokens[i] = i * 40;
+    for (int i = 0; i < V_MAX; i++) row[i] = -3 * logf((float)(i * 7919 % V_MAX + 1));
+    struct engine_sampling how = ENGINE_SAMPLING_GREEDY;
+    how.repeat_penalty = 1.1f;
+    how.frequency_penalty = 0.2f;
+    uint32_t mask[V_MAX / 32 + 1];
+    memset(mask, 0xa5, sizeof mask);
+    for (int i = 0; i < 1000; i++) {
+        struct sample_input in = {.how = &how, .index = i, .tokens = tokens, .count = 64, .prompt_count = 10, .mask = i & 1 ? mask : NULL};
+        how.temperature = i & 2 ? 0 : i & 4 ? 0.7f : 1;
+        how.top_p = i & 8 ? 0.95f : 1;
+        sample_make_list(&s, row, sample_inverse(&how), LOGIT_LIST_MAX, &list);
+        assert_true(sample_list(&s, &in, &list) >= 0 || (how.temperature == 1 && how.top_p == 1));
+    }
+    sampler_release(&s);
 }
 
 /* ---- text ---- */
@@ -210,6 +423,9 @@ int main(void)
         cmocka_unit_test(penalties_bias_and_mask_change_the_choice),
         cmocka_unit_test(the_same_key_gives_the_same_number),
         cmocka_unit_test(the_likeliest_are_told_in_order),
+        cmocka_unit_test(a_list_gives_what_the_whole_row_gives),
+        cmocka_unit_test(a_lists_sum_is_as_near_as_it_says),
+        cmocka_unit_test(a_peaked_rows_list_suffices),
         cmocka_unit_test(held_text_is_shown_when_no_stop_can_come_of_it),
         cmocka_unit_test(what_is_held_comes_out_at_the_end),
         cmocka_unit_test(cached_pages_are_found_shared_and_evicted_leaf_first),

@@ -12,7 +12,7 @@
 
 #include <pthread.h>
 
-enum { STREAMS = 8, TOKENS = 120, TOPS = 3 };
+enum { STREAMS = 10, TOKENS = 120, TOPS = 3 };
 
 struct stream {
     struct bench *bench;
@@ -92,6 +92,7 @@ static struct bench *bench_open(bool plain, struct sched_options o)
     assert_int_equal(fake_open(&backend, b->model, &options, &e), ERR_OK);
     b->gpu = (struct fake_gpu *)backend;
     b->gpu->plain = plain;
+    if (plain) backend->row = NULL;
     (void)pthread_mutex_init(&b->lock, NULL);
     (void)pthread_cond_init(&b->changed, NULL);
     assert_int_equal(sched_open(&b->sched, backend, b->model, b->tokenizer, &o, &e), ERR_OK);
@@ -139,8 +140,8 @@ static uint64_t stay(void *ctx, uint64_t state, int32_t id)
     return state;
 }
 
-/* One request of each kind; those below `PLAIN` need no logits. */
-enum { GREEDY, GREEDY_HIDDEN, TOP_1, PLAIN, DRAWN = PLAIN, BIASED, PENALIZED, CONSTRAINED, ALTERNATIVES };
+/* One request of each kind; those below `PLAIN` need no logits, those up to FLAT the tops of rows. */
+enum { GREEDY, GREEDY_HIDDEN, TOP_1, PLAIN, DRAWN = PLAIN, BIASED, PENALIZED, CONSTRAINED, ALTERNATIVES, FLAT, TYPICAL };
 
 static struct engine_request kind_of(int kind, int32_t *ids, int count)
 {
@@ -159,6 +160,9 @@ static struct engine_request kind_of(int kind, int32_t *ids, int count)
     if (kind == PENALIZED) r.sampling.frequency_penalty = 2;
     if (kind == CONSTRAINED) r.constraint = &ODD;
     if (kind == ALTERNATIVES) r.top_logprobs = TOPS;
+    if (kind == FLAT) r.sampling.temperature = 1e6f;
+    if (kind == TYPICAL) r.sampling.temperature = 1;
+    if (kind == TYPICAL) r.sampling.typical_p = 0.5f;
     return r;
 }
 
@@ -169,7 +173,7 @@ static void a_backend_that_tells_only_what_is_asked_gives_the_same_streams(void 
 {
     (void)state;
     struct bench *all = bench_open(true, OPTIONS), *gpu = bench_open(false, OPTIONS);
-    int32_t ids[90];
+    int32_t ids[50 + STREAMS * 5];
     for (int kind = GREEDY; kind < STREAMS; kind++) {
         struct engine_request r = kind_of(kind, ids, 50 + kind * 5);
         ask(all, kind, &r);
@@ -188,19 +192,22 @@ static void a_backend_that_tells_only_what_is_asked_gives_the_same_streams(void 
     bench_close(gpu);
 }
 
-static void logits_are_asked_for_only_where_they_are_looked_at(void **state)
+static void rows_are_asked_for_only_where_they_are_looked_at(void **state)
 {
     (void)state;
-    int32_t ids[90];
-    for (int kind = GREEDY; kind <= ALTERNATIVES; kind++) {
+    int32_t ids[50 + STREAMS * 5];
+    for (int kind = GREEDY; kind <= TYPICAL; kind++) {
         struct bench *gpu = bench_open(false, OPTIONS);
         struct engine_request r = kind_of(kind, ids, 60);
         ask(gpu, 0, &r);
         wait_for(gpu, 1);
         struct fake_gpu *f = gpu->gpu;
         assert_int_equal(gpu->stream[0].count, TOKENS);
-        if (kind < PLAIN) assert_int_equal(f->needed, 0);
-        else assert_int_equal(f->needed, f->rows);
+        assert_int_equal(f->needed, kind == TYPICAL ? f->rows : 0);
+        assert_int_equal(f->listed, kind < PLAIN || kind == TYPICAL ? 0 : f->rows);
+        bool behind = kind == BIASED || kind == FLAT; /* its token may stand behind the list's end; a draw may fall there */
+        if (behind) assert_true(f->fetched < f->rows / 3 && (kind == BIASED || f->fetched > 0));
+        else assert_int_equal(f->fetched, 0);
         assert_true(f->rows >= TOKENS);
         bench_close(gpu);
     }
@@ -220,7 +227,8 @@ static void the_probes_row_needs_no_logits(void **state)
     ask(gpu, 0, &r);
     wait_for(gpu, 1);
     assert_int_equal(gpu->gpu->rows, 2);
-    assert_int_equal(gpu->gpu->needed, 1);
+    assert_int_equal(gpu->gpu->listed, 1);
+    assert_int_equal(gpu->gpu->needed, 0);
     assert_true(gpu->stream[0].hidden != 0);
     bench_close(gpu);
 }
@@ -279,7 +287,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_backend_that_tells_only_what_is_asked_gives_the_same_streams),
-        cmocka_unit_test(logits_are_asked_for_only_where_they_are_looked_at),
+        cmocka_unit_test(rows_are_asked_for_only_where_they_are_looked_at),
         cmocka_unit_test(the_probes_row_needs_no_logits),
         cmocka_unit_test(empty_positions_of_pages_are_counted),
     };
