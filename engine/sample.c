@@ -273,6 +273,27 @@ static int32_t sample_all(struct sampler *s, const struct sample_input *in, cons
     }
 }
 
+static bool uncut(const struct engine_sampling *h)
+{
+    return h->top_k <= 0 && !typical(h) && !(h->top_p < 1) && !(h->min_p > LIGHTEST);
+}
+
+/* Nothing is cut: the first, which are weighed, then the others by id. */
+static int32_t sample_uncut(struct sampler *s, const struct sample_input *in, const float *logits, float most, const struct logit_list *first)
+{
+    const struct engine_sampling *h = in->how;
+    float inverse = sample_inverse(h);
+    double *sums = (double *)(void *)s->sorted, held = total(first->top, first->count), so_far = 0;
+    if (logits != s->logits) memcpy(s->logits, logits, (size_t)s->vocabulary * sizeof *logits);
+    for (int i = 0; i < first->count; i++) s->logits[first->top[i].id] = -INFINITY;
+    double rest = order_sums(s->logits, s->vocabulary, most, inverse, sums);
+    double target = sample_uniform(h->seed, (uint64_t)in->choice, (uint64_t)in->index) * (held + rest);
+    for (int i = 0; i < first->count; i++)
+        if ((so_far += (double)first->top[i].logit) > target) return first->top[i].id;
+    int id = order_find(s->logits, s->vocabulary, most, inverse, sums, target - held, LIGHTEST);
+    return id >= 0 ? id : first->top[first->count - 1].id;
+}
+
 int32_t sample(struct sampler *s, const struct sample_input *in)
 {
     const struct engine_sampling *h = in->how;
@@ -291,6 +312,7 @@ int32_t sample(struct sampler *s, const struct sample_input *in)
     bool all = list.count < LOGIT_LIST_MAX;
     int32_t id = finish(in, list.top, list.count, all, 0, (total(list.top, list.count) + rest) * (1 + SLACK));
     if (id >= 0) return id;
+    if (uncut(h) && !all) return sample_uncut(s, in, logits, best.logit, &list);
     /* With min_p alone what is kept ends behind the list, and no sum tells where. */
     if (h->min_p > 0 && !(h->top_p < 1)) return sample_all(s, in, logits, best.logit, 0, 0);
     double sum = order_sum(logits, s->vocabulary, best.logit, inverse), low = sum * (1 - SLACK), high = sum * (1 + SLACK);

@@ -3,7 +3,8 @@
  * Candidates stand in order of their logits, highest first, of equals the lower id first; each weighs
  * expf((logit - highest) × inverse). top_k cuts the order; typical keeps a window of it; top_p the shortest beginning that holds
  * its share of what was left; min_p (and e^-30, below which nothing is drawn) what weighs as much. The draw is the first candidate
- * at which the running sum of weights passes sample_uniform() × their sum.
+ * at which the running sum of weights passes sample_uniform() × their sum. Where nothing is cut, those behind the first
+ * LOGIT_LIST_MAX come by id instead, so that they need not be sorted; their sum is then known to LOGIT_SUM_ERROR.
  *
  * So nearly always the top of the row decides. It is looked at first, with bounds on the sum of the whole row: where the lowest
  * and the highest sum give the same token, that is what the whole row would give. */

@@ -180,3 +180,28 @@ double order_sum(const float *logits, int n, float most, float inverse)
     }
     return sum;
 }
+
+double order_sums(const float *logits, int n, float most, float inverse, double *sums)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i += ORDER_BLOCK) {
+        *sums = order_sum(logits + i, n - i < ORDER_BLOCK ? n - i : ORDER_BLOCK, most, inverse);
+        sum += *sums++;
+    }
+    return sum;
+}
+
+int order_find(const float *logits, int n, float most, float inverse, const double *sums, double target, float lightest)
+{
+    int first = 0, last = -1;
+    double so_far = 0;
+    for (; n - first > ORDER_BLOCK && so_far + *sums <= target; first += ORDER_BLOCK) so_far += *sums++;
+    for (int i = first; i < n; i++) {
+        if (last >= 0 && (i - first) % ORDER_BLOCK == 0) break; /* the block's sum was told a little larger */
+        float w = expf((logits[i] - most) * inverse);
+        if (!(w >= lightest)) continue;
+        last = i;
+        if ((so_far += (double)w) > target) break;
+    }
+    return last;
+}

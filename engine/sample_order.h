@@ -17,4 +17,10 @@ int order_all(const float *logits, int vocabulary, float least, struct logit_at 
 /* Σ exp((logit - most) × inverse) within LOGIT_SUM_ERROR. */
 double order_sum(const float *logits, int n, float most, float inverse);
 
+/* The same by blocks of ORDER_BLOCK logits, each block's into `sums`. */
+enum { ORDER_BLOCK = 256 };
+double order_sums(const float *logits, int n, float most, float inverse, double *sums);
+/* The first, by id, at which the running sum of weights passes `target`; what is lighter than `lightest` is passed over. -1: none. */
+int order_find(const float *logits, int n, float most, float inverse, const double *sums, double target, float lightest);
+
 #endif
