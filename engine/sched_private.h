@@ -5,6 +5,7 @@
 #include "engine/cpu/kernels.h"
 #include "engine/sample.h"
 #include "engine/sched.h"
+#include "engine/sched_ahead.h"
 #include "engine/sched_pages.h"
 #include "engine/sched_seq.h"
 
@@ -47,6 +48,8 @@ struct sched {
     struct list queue, running;
     struct pages *pages;
     struct sampler sampler;
+    struct ahead_model ahead;
+    struct step_cost cost;  /* of steps that only decode; kept where there is a draft model */
     struct service service[USERS];
     struct engine_stats stats;
     struct rate prefill[RATE_SECONDS], decode[RATE_SECONDS];
@@ -54,7 +57,8 @@ struct sched {
     uint8_t *need_logits;   /* (wanted_max) */
     struct batch_run *runs; /* (slots_max) */
     struct seq **of_run;    /* (slots_max) */
-    uint32_t *mask;         /* (vocabulary bits) */
+    uint32_t *mask;         /* (mask_words) bits of the larger vocabulary, the draft model's or the model's */
+    size_t mask_words;
 };
 
 /* ---- of sched.c ---- */
@@ -76,5 +80,8 @@ double sched_ms(int64_t from_us, int64_t to_us);
 
 /* One forward of what runs. */
 void sched_step(struct sched *s);
+/* The token that a model's logits give a sequence after `count` tokens, its constraint in `state`. */
+int32_t sched_choose(struct sched *s, const struct seq *q, struct sampler *sampler, const float *logits, const struct logit_stats *st,
+                     uint64_t state, int count);
 
 #endif
