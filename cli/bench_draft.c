@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { PROMPTS_MAX = 4096, LINE_MAX_BYTES = 1 << 16, ROUNDS_MAX = 99 };
 
@@ -28,7 +29,7 @@ struct side { /* one engine, and what became of its answers */
     pthread_cond_t changed;
     int ended;
     int64_t tokens;
-    double seconds[ROUNDS_MAX];
+    double seconds[ROUNDS_MAX], cpu[ROUNDS_MAX]; /* by the clock; of all threads */
     uint64_t *text; /* (prompts) hash of each answer's tokens */
     struct err error;
 };
@@ -98,6 +99,13 @@ static enum err_code read_prompts(const struct engine *engine, const struct benc
 
 /* ---- rounds ---- */
 
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 static enum err_code run_round(struct side *s, const struct bench_draft *o, const struct asked *asked, int count, int round, struct err *e)
 {
     const struct engine_sink sink = {.ctx = s, .on_token = on_token, .on_done = on_done, .on_error = on_error};
@@ -107,6 +115,7 @@ static enum err_code run_round(struct side *s, const struct bench_draft *o, cons
     s->ended = 0;
     s->tokens = 0;
     int64_t start = clock_mono_us();
+    double cpu = cpu_seconds();
     for (; submitted < count && !code; submitted += !code) {
         struct engine_request r = {.prompt = asked[submitted].ids, .prompt_count = asked[submitted].count, .max_tokens = o->tokens,
                                    .sampling = ENGINE_SAMPLING_GREEDY};
@@ -118,6 +127,7 @@ static enum err_code run_round(struct side *s, const struct bench_draft *o, cons
     while (s->ended < submitted) (void)pthread_cond_wait(&s->changed, &s->lock);
     (void)pthread_mutex_unlock(&s->lock);
     s->seconds[round] = (double)(clock_mono_us() - start) * 1e-6;
+    s->cpu[round] = cpu_seconds() - cpu;
     if (!code && s->error.code) {
         *e = s->error;
         code = s->error.code;
@@ -131,10 +141,10 @@ static int by_size(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static double rate_of(struct side *s, int rounds)
+static double rate_of(const struct side *s, double *seconds, int rounds)
 {
-    qsort(s->seconds, (size_t)rounds, sizeof *s->seconds, by_size);
-    return (double)s->tokens / s->seconds[rounds / 2];
+    qsort(seconds, (size_t)rounds, sizeof *seconds, by_size);
+    return (double)s->tokens / seconds[rounds / 2];
 }
 
 static double share(int64_t part, int64_t of)
@@ -150,20 +160,24 @@ static void show(const struct bench_draft *o, struct side *plain, struct side *d
     engine_stats(draft->engine, &st);
     engine_info(draft->engine, &info);
     for (int i = 0; i < count; i++) same += plain->text[i] == draft->text[i];
-    double without = rate_of(plain, o->rounds), with = rate_of(draft, o->rounds);
+    double without = rate_of(plain, plain->seconds, o->rounds), with = rate_of(draft, draft->seconds, o->rounds);
+    double cpu_without = rate_of(plain, plain->cpu, o->rounds), cpu_with = rate_of(draft, draft->cpu, o->rounds);
     int64_t looked = st.guessed_tokens - st.draft_guessed_tokens, looked_kept = st.kept_tokens - st.draft_kept_tokens;
     if (o->json) {
         (void)printf("{\"what\":\"draft\",\"model\":\"%s\",\"draft\":\"%s\",\"streams\":%d,\"temperature\":%g,\"prompts\":%d,\"same\":%d,\"tokens\":%lld,"
-                     "\"tokens_per_s\":%.2f,\"tokens_per_s_without\":%.2f,\"draft_guessed\":%lld,\"draft_kept\":%lld,\"draft_steps\":%lld,"
+                     "\"tokens_per_s\":%.2f,\"tokens_per_s_without\":%.2f,\"tokens_per_cpu_s\":%.2f,\"tokens_per_cpu_s_without\":%.2f,"
+                     "\"draft_guessed\":%lld,\"draft_kept\":%lld,\"draft_steps\":%lld,"
                      "\"lookup_guessed\":%lld,\"lookup_kept\":%lld}\n",
                      info.name, info.draft, o->streams, (double)o->temperature, count, same, (long long)draft->tokens, with, without,
-                     (long long)st.draft_guessed_tokens, (long long)st.draft_kept_tokens, (long long)st.draft_steps, (long long)looked,
+                     cpu_with, cpu_without, (long long)st.draft_guessed_tokens, (long long)st.draft_kept_tokens, (long long)st.draft_steps, (long long)looked,
                      (long long)looked_kept);
         return;
     }
     (void)printf("%s, drafted by %s (%s, %s): %d prompts, %d streams, temperature %g, %lld tokens a round\n\n", info.name, info.draft,
                  info.kernels, info.draft_kernels, count, o->streams, (double)o->temperature, (long long)draft->tokens);
-    (void)printf("without the draft model %10.1f tokens/s\nwith it                 %10.1f tokens/s (%.2f x)\n", without, with, with / without);
+    (void)printf("without the draft model %10.1f tokens/s         %10.1f tokens/cpu s\n", without, cpu_without);
+    (void)printf("with it                 %10.1f tokens/s (%.2f x)%10.1f tokens/cpu s (%.2f x)\n", with, with / without, cpu_with,
+                 cpu_with / cpu_without);
     (void)printf("its guesses kept        %10lld of %lld (%.0f %%), %lld steps of it\n", (long long)st.draft_kept_tokens,
                  (long long)st.draft_guessed_tokens, share(st.draft_kept_tokens, st.draft_guessed_tokens) * 100, (long long)st.draft_steps);
     (void)printf("those from the text     %10lld of %lld (%.0f %%)\n", (long long)looked_kept, (long long)looked, share(looked_kept, looked) * 100);
