@@ -69,7 +69,8 @@ static enum err_code add_prompt(const struct engine *engine, const char *text, s
     struct buf rendered = BUF_INIT(1 << 20);
     struct engine_message user = {.role = "user", .content = text};
     enum err_code code = engine_render_chat(engine, &user, 1, NULL, NULL, true, &rendered, e);
-    if (!code) code = engine_tokenize(engine, rendered.data, rendered.len, ENGINE_TOKENIZE_ADD | ENGINE_TOKENIZE_SPECIAL, &out->ids, &out->count, e);
+    const int flags = ENGINE_TOKENIZE_ADD | ENGINE_TOKENIZE_SPECIAL;
+    if (!code) code = engine_tokenize(engine, rendered.data, rendered.len, flags, &out->ids, &out->count, e);
     buf_release(&rendered);
     return code;
 }
@@ -164,8 +165,9 @@ static void show(const struct bench_draft *o, struct side *plain, struct side *d
     double cpu_without = rate_of(plain, plain->cpu, o->rounds), cpu_with = rate_of(draft, draft->cpu, o->rounds);
     int64_t looked = st.guessed_tokens - st.draft_guessed_tokens, looked_kept = st.kept_tokens - st.draft_kept_tokens;
     if (o->json) {
-        (void)printf("{\"what\":\"draft\",\"model\":\"%s\",\"draft\":\"%s\",\"streams\":%d,\"temperature\":%g,\"prompts\":%d,\"same\":%d,\"tokens\":%lld,"
-                     "\"tokens_per_s\":%.2f,\"tokens_per_s_without\":%.2f,\"tokens_per_cpu_s\":%.2f,\"tokens_per_cpu_s_without\":%.2f,"
+        (void)printf("{\"what\":\"draft\",\"model\":\"%s\",\"draft\":\"%s\",\"streams\":%d,\"temperature\":%g,\"prompts\":%d,"
+                     "\"same\":%d,\"tokens\":%lld,\"tokens_per_s\":%.2f,\"tokens_per_s_without\":%.2f,\"tokens_per_cpu_s\":%.2f,"
+                     "\"tokens_per_cpu_s_without\":%.2f,"
                      "\"draft_guessed\":%lld,\"draft_kept\":%lld,\"draft_steps\":%lld,"
                      "\"lookup_guessed\":%lld,\"lookup_kept\":%lld}\n",
                      info.name, info.draft, o->streams, (double)o->temperature, count, same, (long long)draft->tokens, with, without,
@@ -180,7 +182,8 @@ static void show(const struct bench_draft *o, struct side *plain, struct side *d
                  cpu_with / cpu_without);
     (void)printf("its guesses kept        %10lld of %lld (%.0f %%), %lld steps of it\n", (long long)st.draft_kept_tokens,
                  (long long)st.draft_guessed_tokens, share(st.draft_kept_tokens, st.draft_guessed_tokens) * 100, (long long)st.draft_steps);
-    (void)printf("those from the text     %10lld of %lld (%.0f %%)\n", (long long)looked_kept, (long long)looked, share(looked_kept, looked) * 100);
+    (void)printf("those from the text     %10lld of %lld (%.0f %%)\n", (long long)looked_kept, (long long)looked,
+                 share(looked_kept, looked) * 100);
     (void)printf("answers that are the same %8d of %d\n", same, count);
 }
 

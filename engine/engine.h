@@ -34,7 +34,8 @@ struct engine_options {
     int64_t kv_bytes_max;  /* KV pages altogether; 0: slots_max full sequences; on a GPU twice that, or what is left */
     int prefill_tokens;    /* token budget of one step; 0: 256, on a GPU 2048 */
     int draft_tokens;      /* guesses of prompt-lookup speculation at once (the text never changes); 0: 7, -1: none */
-    const char *draft;     /* a smaller GGUF file with the same tokens, which guesses ahead where it pays (nor does the text change); NULL: none */
+    const char *draft;     /* a smaller GGUF file with the same tokens, which guesses ahead where it pays (nor does the text
+                              change then); NULL: none */
     const char *draft_kernels; /* where it runs; NULL: as `kernels` */
     bool draft_always;     /* it guesses whether it pays or not: for tests and to measure */
     enum engine_kv kv;     /* Q8_0: about half the memory of F16, a little less exact; as batch-invariant */

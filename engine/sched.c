@@ -5,8 +5,8 @@
  *                        └────────────── preempted: pages ran out ◄───────────────┘
  *
  * One step holds a column for each decoding sequence first, then chunks of prompts, oldest first, up to the token
- * budget. Before it, tokens are guessed (sched_draft.h, sched_ahead.h). What a sequence has computed is entered page by page into the prefix cache, so that a preempted sequence
- * and one with the same beginning find it again.
+ * budget. Before it, tokens are guessed (sched_draft.h, sched_ahead.h). What a sequence has computed is entered page
+ * by page into the prefix cache, so that a preempted sequence and one with the same beginning find it again.
  */
 #include "engine/sched_private.h"
 

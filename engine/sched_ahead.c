@@ -1,6 +1,6 @@
 /* One step's guesses:
  *
- *   who may? ─► catch up (a piece) ─► guess 1 ─► feed it ─► guess 2 ─► … ─► the model checks them all (sched_step.c)
+ *   who may? ─► catch up (a piece) ─► guess 1 ─► feed it ─► guess 2 ─► … ─► checked by the model (sched_step.c)
  *                                        └─ not worth going on: out of this step's round
  */
 #include "engine/sched_ahead.h"

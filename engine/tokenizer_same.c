@@ -18,7 +18,8 @@ enum err_code tokenizer_same(const struct tokenizer *a, const struct tokenizer *
 {
     int both = a->count < b->count ? a->count : b->count;
     char one[33], other[33];
-    if (a->spm != b->spm) return err_set(e, ERR_INVALID, "its tokenizer is %s, the model's %s", a->spm ? "SPM" : "BPE", b->spm ? "SPM" : "BPE");
+    if (a->spm != b->spm)
+        return err_set(e, ERR_INVALID, "its tokenizer is %s, the model's %s", a->spm ? "SPM" : "BPE", b->spm ? "SPM" : "BPE");
     for (int i = 0; i < both; i++) {
         const struct token *x = &a->tokens[i], *y = &b->tokens[i];
         if (x->len != y->len || memcmp(a->text + x->at, b->text + y->at, x->len) != 0)
@@ -27,6 +28,7 @@ enum err_code tokenizer_same(const struct tokenizer *a, const struct tokenizer *
     const struct tokenizer *longer = a->count > b->count ? a : b;
     for (int i = both; i < longer->count; i++)
         if (longer->tokens[i].kind != TOKEN_UNUSED)
-            return err_set(e, ERR_INVALID, "it has %d tokens, the model %d: '%s' is only in one", a->count, b->count, shown(longer, i, one));
+            return err_set(e, ERR_INVALID, "it has %d tokens, the model %d: '%s' is only in one", a->count, b->count,
+                           shown(longer, i, one));
     return ERR_OK;
 }

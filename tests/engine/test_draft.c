@@ -259,8 +259,8 @@ static void the_streams_are_the_same_with_any_draft_model(void **state)
     const char *drafts[] = {target, coarse, other};
     for (int i = 0; i < 3; i++) {
         for (int look = -1; look <= 0; look++) {
-            struct desk *with = open_engine((struct engine_options){.path = target, .draft = drafts[i], .draft_always = true, .draft_tokens = look,
-                                                                    .slots_max = 5, .prefill_tokens = 23, .context_tokens = 256});
+            struct desk *with = open_engine((struct engine_options){.path = target, .draft = drafts[i], .draft_always = true,
+                                                                    .draft_tokens = look, .slots_max = 5, .prefill_tokens = 23, .context_tokens = 256});
             for (uint64_t seed = 1; seed <= 3; seed++) compare_kinds(with, seed, 60);
             struct engine_stats st = stats_of(with);
             assert_true(st.draft_guessed_tokens > 500 && st.draft_steps > 200);
@@ -308,7 +308,8 @@ static void a_prompt_from_the_cache_is_in_the_draft_models_too(void **state)
 {
     (void)state;
     int32_t ids[160];
-    struct desk *d = open_engine((struct engine_options){.path = target, .draft = target, .draft_always = true, .draft_tokens = -1, .prefill_tokens = 16});
+    struct desk *d = open_engine((struct engine_options){.path = target, .draft = target, .draft_always = true, .draft_tokens = -1,
+                                                         .prefill_tokens = 16});
     struct engine_request r = kind_of(GREEDY, 6, ids, 160, 40);
     ask(d, 0, &r, 0);
     (void)await(d, 0);
@@ -469,7 +470,8 @@ static struct tokenizer *tokens_of(int count, int unused_from, bool spm)
 static void tokens_must_be_the_same_but_for_padding(void **state)
 {
     (void)state;
-    struct tokenizer *a = tokens_of(20, 20, false), *padded = tokens_of(30, 20, false), *more = tokens_of(21, 21, false), *spm = tokens_of(20, 20, true);
+    struct tokenizer *a = tokens_of(20, 20, false), *padded = tokens_of(30, 20, false), *more = tokens_of(21, 21, false);
+    struct tokenizer *spm = tokens_of(20, 20, true);
     struct err e = {0};
     assert_int_equal(tokenizer_same(a, a, &e), ERR_OK);
     assert_int_equal(tokenizer_same(a, padded, &e), ERR_OK);
@@ -513,7 +515,8 @@ static struct pair pair_open(int draft_pages, int more_tokens, int good)
     assert_int_equal(gguf_open_memory(&gguf, p.file, len, &e), ERR_OK);
     assert_int_equal(model_open(&p.model, gguf, 256, &e), ERR_OK);
     assert_int_equal(tokenizer_open(&p.tokenizer, gguf, &e), ERR_OK);
-    struct sched_options o = {.slots_max = 3, .queue_max = 16, .context_tokens = 256, .prefill_tokens = 40, .pages = 24, .draft_always = true};
+    struct sched_options o = {.slots_max = 3, .queue_max = 16, .context_tokens = 256, .prefill_tokens = 40, .pages = 24,
+                              .draft_always = true};
     struct model *wide = malloc(sizeof *wide);
     assert_non_null(wide);
     *wide = *p.model;
@@ -582,7 +585,8 @@ static void a_draft_model_may_fail_or_lack_pages_or_know_more_tokens(void **stat
 static void the_demo_models_say_the_same_with_each_others_guesses(void **state)
 {
     (void)state;
-    static const char *const PROMPTS[] = {"<|user|>What is 17 + 25?<|end|><|assistant|>", "<|user|>Wake me at half past six.<|end|><|assistant|>"};
+    static const char *const PROMPTS[] = {"<|user|>What is 17 + 25?<|end|><|assistant|>",
+                                          "<|user|>Wake me at half past six.<|end|><|assistant|>"};
     char core[256], draft[256];
     (void)snprintf(core, sizeof core, SOURCE_DIR "/models/core.q8_0.gguf");
     (void)snprintf(draft, sizeof draft, SOURCE_DIR "/models/edge.q8_0.gguf");
