@@ -440,7 +440,7 @@ static struct tokenizer *tokens_of(int count, int unused_from, bool spm)
 {
     struct gguf_builder g = {0};
     struct gguf *gguf;
-    struct tokenizer *t;
+    struct tokenizer *t = NULL;
     struct err e = {0};
     const char *names[40];
     char text[40][12];
