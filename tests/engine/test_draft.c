@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/model_quantize.h"
 #include "engine/sched.h"
@@ -497,13 +498,26 @@ struct pair {
 };
 
 static int good_steps; /* of the draft model's backend */
+static int main_us, draft_us; /* what a step takes at least, whatever its columns */
+
+static void pass(int us)
+{
+    for (int64_t end = clock_mono_us() + us; us && clock_mono_us() < end;) continue;
+}
+
+static enum err_code slow_forward(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e)
+{
+    pass(main_us);
+    return fake_forward(b, batch, out, e);
+}
 
 static enum err_code dying_forward(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e)
 {
+    pass(draft_us);
     return good_steps-- > 0 ? fake_forward(b, batch, out, e) : err_set(e, ERR_INTERNAL, "the GPU has fallen off the bus");
 }
 
-static struct pair pair_open(int draft_pages, int more_tokens, int good)
+static struct pair pair_open(int draft_pages, int more_tokens, int good, bool always)
 {
     struct pair p = {.desk = desk_new()};
     struct gguf_builder g = {0};
@@ -516,7 +530,7 @@ static struct pair pair_open(int draft_pages, int more_tokens, int good)
     assert_int_equal(model_open(&p.model, gguf, 256, &e), ERR_OK);
     assert_int_equal(tokenizer_open(&p.tokenizer, gguf, &e), ERR_OK);
     struct sched_options o = {.slots_max = 3, .queue_max = 16, .context_tokens = 256, .prefill_tokens = 40, .pages = 24,
-                              .draft_always = true};
+                              .draft_always = always};
     struct model *wide = malloc(sizeof *wide);
     assert_non_null(wide);
     *wide = *p.model;
@@ -530,6 +544,7 @@ static struct pair pair_open(int draft_pages, int more_tokens, int good)
     o.draft_pages = draft_pages;
     struct backend_options m = {.pages = o.pages, .cols_max = sched_cols_max(&o), .wanted_max = sched_wanted_max(&o)};
     assert_int_equal(fake_open(&p.main, p.model, &m, &e), ERR_OK);
+    p.main->forward = slow_forward;
     assert_int_equal(sched_open(&p.desk->sched, p.main, p.model, p.tokenizer, &o, &e), ERR_OK);
     return p;
 }
@@ -563,11 +578,11 @@ static void a_draft_model_may_fail_or_lack_pages_or_know_more_tokens(void **stat
     const struct {
         int pages, more, good;
     } CASES[] = {{24, 0, -1}, {24, 0, 0}, {24, 0, 7}, {3, 0, -1}, {1, 0, -1}, {24, 60, -1}, {5, 60, 40}};
-    struct pair plain = pair_open(1, 0, 0);
+    struct pair plain = pair_open(1, 0, 0, true);
     run_kinds(&plain);
     assert_int_equal(stats_of(plain.desk).guessed_tokens, 0);
     for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
-        struct pair p = pair_open(CASES[i].pages, CASES[i].more, CASES[i].good);
+        struct pair p = pair_open(CASES[i].pages, CASES[i].more, CASES[i].good, true);
         run_kinds(&p);
         for (int kind = 0; kind < KINDS; kind++) assert_same(&plain.desk->stream[kind], &p.desk->stream[kind]);
         struct engine_stats st = stats_of(p.desk);
@@ -578,6 +593,26 @@ static void a_draft_model_may_fail_or_lack_pages_or_know_more_tokens(void **stat
         pair_close(&p);
     }
     pair_close(&plain);
+}
+
+/* A draft model that is always right goes on where its steps are quick against the model's, and is left where they are not. */
+static void what_pays_goes_on_and_what_does_not_is_left(void **state)
+{
+    (void)state;
+    int32_t ids[40];
+    struct engine_request r = kind_of(GREEDY, 3, ids, 40, 200);
+    for (int pays = 0; pays < 2; pays++) {
+        main_us = pays ? 2000 : 100;
+        draft_us = pays ? 50 : 1000;
+        struct pair p = pair_open(24, 0, 1 << 20, false);
+        ask(p.desk, 0, &r, 0);
+        assert_int_equal(await(p.desk, 0)->count, 200);
+        struct engine_stats st = stats_of(p.desk);
+        if (pays) assert_true(st.draft_kept_tokens > 120);
+        else assert_true(st.draft_steps > 0 && st.draft_steps < 20);
+        pair_close(&p);
+    }
+    main_us = draft_us = 0;
 }
 
 /* ---- the demo's own models ---- */
@@ -627,6 +662,7 @@ int main(void)
         cmocka_unit_test(a_draft_file_that_will_not_do_is_named),
         cmocka_unit_test(tokens_must_be_the_same_but_for_padding),
         cmocka_unit_test(a_draft_model_may_fail_or_lack_pages_or_know_more_tokens),
+        cmocka_unit_test(what_pays_goes_on_and_what_does_not_is_left),
         cmocka_unit_test(the_demo_models_say_the_same_with_each_others_guesses),
     };
     return cmocka_run_group_tests(tests, make_files, remove_files);
