@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LAG_SMALL = 8, FAILURES_MAX = 3, YIELD_OVER = 32 /* steps with guesses */ };
+enum { LAG_SMALL = 8, FAILURES_MAX = 3, ANSWERS = 8 /* that an average is over */ };
 #define ACCOUNT_FIRST 4.0 /* tokens a sequence may lose at first */
 #define ACCOUNT_MOST 8.0
 #define ACCOUNT_EACH 0.01 /* what each token adds */
@@ -29,7 +29,7 @@ enum err_code ahead_open(struct ahead_model *a, struct backend *backend, const s
                          struct err *e)
 {
     *a = (struct ahead_model){.backend = backend, .model = model, .cols_max = ahead_cols_max(prefill_tokens), .account = ACCOUNT_MOST,
-                              .yield = 0.25, .answer_tokens = 128};
+                              .answer_tokens = 128, .answer_net = 12};
     a->tokens = malloc((size_t)a->cols_max * sizeof *a->tokens);
     a->want = malloc(AHEAD_SLOTS_MAX * sizeof *a->want);
     a->need_logits = malloc(AHEAD_SLOTS_MAX);
@@ -156,12 +156,12 @@ static void book(struct ahead_model *a, struct seq *q, double tokens)
     a->account = bounded(a->account + tokens);
 }
 
-/* Catching up with a prompt pays off over the answer that follows; later it must be paid from the account. */
+/* Catching up with a prompt is an investment where answers like this one have brought more; else the account pays. */
 static bool covers_lag(const struct ahead_model *a, const struct seq *q, int lag, const struct prices *p, bool *invest)
 {
     double cost = cost_of(&a->cost, lag) / p->token, room = q->tokens_max - q->count;
-    if (room > a->answer_tokens) room = a->answer_tokens;
-    *invest = !q->ahead.tried && a->yield > 0 && cost <= a->yield * room / 2;
+    double part = room < a->answer_tokens ? room / a->answer_tokens : 1;
+    *invest = !q->ahead.tried && cost <= a->answer_net * part * 0.75;
     return *invest || cost <= q->ahead.account;
 }
 
@@ -305,7 +305,9 @@ static void plan(struct sched *s, struct batch *b, int most, const struct prices
         }
         h->state = q->constraint_state;
         h->survival = 1;
-        h->spent = invest ? -cost_of(&a->cost, end - h->computed) / p->token : 0; /* it is not asked back */
+        double catching_up = end - h->computed > LAG_SMALL ? cost_of(&a->cost, end - h->computed) / p->token : 0;
+        if (!invest) book(a, q, -catching_up);
+        h->spent = -catching_up; /* that share of the step is no cost of guessing */
         add_run(a, b, q, end);
     }
 }
@@ -329,10 +331,8 @@ static void pay(struct sched *s, const struct prices *p)
         struct ahead *h = &q->ahead;
         if (q->computed != q->count - 1 || (!h->from_model && h->spent == 0)) continue;
         h->spent += q->guessed && h->from_model ? q->guessed * p->column / p->token : 0;
-        if (h->proposed) {
-            h->tried = true;
-            a->yield -= (h->spent + a->yield) / YIELD_OVER;
-        }
+        if (h->proposed) h->tried = true;
+        h->net -= h->spent;
         if (!p->always && h->spent > 0) book(a, q, -h->spent);
     }
 }
@@ -378,11 +378,13 @@ void ahead_learn(struct sched *s, struct seq *q, int i, bool right)
     r->tried = r->tried * RECORD_KEEPS + 1;
     if (!right || i >= q->guessed) return;
     book(a, q, 1);
-    a->yield += 1.0 / YIELD_OVER;
+    q->ahead.net++;
     s->stats.draft_kept_tokens++;
 }
 
 void ahead_ended(struct sched *s, const struct seq *q)
 {
-    s->ahead.answer_tokens += (q->told - s->ahead.answer_tokens) / 16;
+    struct ahead_model *a = &s->ahead;
+    a->answer_tokens += (q->told - a->answer_tokens) / ANSWERS;
+    if (q->ahead.tried) a->answer_net += (q->ahead.net - a->answer_net) / ANSWERS;
 }

@@ -28,7 +28,7 @@ struct ahead {
     int page_count, entered, computed;
     bool begun, off;         /* off: for the rest of the sequence */
     bool tried;              /* it has had guesses checked */
-    double account;          /* tokens */
+    double account, net;     /* tokens; net: what guessing has brought, catching up left out */
     /* This step's. */
     int proposed;            /* they stand in tokens after count; the last may not have been worth a check */
     bool from_model;         /* seq.guessed are the draft model's */
@@ -49,8 +49,8 @@ struct ahead_model { /* NULL backend: there is none */
     struct sampler sampler;
     struct step_cost cost;
     struct ahead_record record[2][AHEAD_LEVELS]; /* greedy; drawn */
-    double account, yield;   /* all sequences': tokens; net tokens a step with guesses brings */
-    double answer_tokens;    /* of an answer, on average */
+    double account;          /* all sequences', tokens */
+    double answer_tokens, answer_net; /* of an answer, on average; net as above, of those that had guesses */
     int failures;            /* steps in a row */
     int cols_max;            /* of one step */
     int32_t *tokens, *want;  /* (cols_max), (AHEAD_SLOTS_MAX) */
