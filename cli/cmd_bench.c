@@ -1,3 +1,4 @@
+#include "cli/bench_draft.h"
 #include "cli/cli.h"
 
 #include "base/clock.h"
@@ -31,6 +32,10 @@ static const char HELP[] =
     "  --kv TYPE        the KV cache: f16 (default) or q8_0 (8 bits; E4M3 on a GPU)\n"
     "  --invariant      a GPU's batch-invariant mode\n"
     "  --sparse-pages N on a GPU: decoding reads at most so many pages of the past\n"
+    "  --draft FILE     instead: answers to prompts with and without this draft model by turns (-n, -b: the first, -r, -t count)\n"
+    "  --prompts FILE   a prompt a line, as chats; default: a few of our own\n"
+    "  --temp T         temperature of the answers; default 0\n"
+    "  --draft-always, --draft-kernels NAME    it guesses whether it pays or not; where it runs\n"
     "  -t N, --kernels NAME (auto, cpu, cuda, cuda:N, or a CPU's: scalar, avx2 …), --json\n";
 
 enum { LIST_MAX = 8, STREAMS_MAX = 1024, ROUNDS_MAX = 99, PAGE = 32 };
@@ -39,6 +44,7 @@ struct options {
     const char *model, *shape, *type, *kernels, *kv;
     int prompt, tokens, depth, step, rounds, threads, sparse_pages, streams[LIST_MAX], streams_count;
     bool json, invariant;
+    struct bench_draft draft;
 };
 
 /* Where decoding begins. */
@@ -233,6 +239,25 @@ static int run(struct options *o)
     return code ? CLI_FAILED : CLI_OK;
 }
 
+static int run_draft(const struct options *o)
+{
+    struct bench_draft d = o->draft;
+    struct err e = {0};
+    d.engine.path = o->model;
+    d.engine.kernels = o->kernels;
+    d.engine.threads = o->threads;
+    d.engine.kv = strcmp(o->kv, "q8_0") == 0 ? ENGINE_KV_Q8_0 : ENGINE_KV_F16;
+    d.engine.invariant = o->invariant;
+    d.engine.prefill_tokens = o->step;
+    d.tokens = o->tokens;
+    d.streams = o->streams[0];
+    d.rounds = o->rounds;
+    d.json = o->json;
+    enum err_code code = bench_draft(&d, &e);
+    if (code) (void)fprintf(stderr, "rung bench: %s\n", e.msg);
+    return code ? CLI_FAILED : CLI_OK;
+}
+
 /* ---- options ---- */
 
 static bool number(const char *text, int min, int max, int *out)
@@ -258,13 +283,26 @@ static bool numbers(char *text, struct options *o)
     return o->streams_count > 0;
 }
 
-enum { OPT_SHAPE = 256, OPT_TYPE, OPT_KERNELS, OPT_KV, OPT_INVARIANT, OPT_SPARSE, OPT_JSON, OPT_HELP };
+enum { OPT_SHAPE = 256, OPT_TYPE, OPT_KERNELS, OPT_KV, OPT_INVARIANT, OPT_SPARSE, OPT_DRAFT, OPT_PROMPTS, OPT_TEMP, OPT_ALWAYS,
+       OPT_DRAFT_KERNELS, OPT_JSON, OPT_HELP };
 static const struct option OPTIONS[] = {{"shape", required_argument, NULL, OPT_SHAPE}, {"type", required_argument, NULL, OPT_TYPE},
                                         {"kernels", required_argument, NULL, OPT_KERNELS}, {"depth", required_argument, NULL, 'd'},
                                         {"kv", required_argument, NULL, OPT_KV}, {"invariant", no_argument, NULL, OPT_INVARIANT},
                                         {"sparse-pages", required_argument, NULL, OPT_SPARSE},
+                                        {"draft", required_argument, NULL, OPT_DRAFT}, {"prompts", required_argument, NULL, OPT_PROMPTS},
+                                        {"temp", required_argument, NULL, OPT_TEMP}, {"draft-always", no_argument, NULL, OPT_ALWAYS},
+                                        {"draft-kernels", required_argument, NULL, OPT_DRAFT_KERNELS},
                                         {"json", no_argument, NULL, OPT_JSON}, {"help", no_argument, NULL, OPT_HELP},
                                         {NULL, 0, NULL, 0}};
+
+static bool temperature(const char *text, float *out)
+{
+    char *end;
+    *out = strtof(text, &end);
+    if (end != text && !*end && *out >= 0 && *out <= 100) return true;
+    (void)fprintf(stderr, "rung bench: '%s' is not a temperature from 0 to 100\n", text);
+    return false;
+}
 
 static bool kv_type(const char *text, const char **out)
 {
@@ -298,6 +336,11 @@ int cmd_bench(int argc, char **argv)
         case OPT_KV: good = kv_type(optarg, &o.kv); break;
         case OPT_INVARIANT: o.invariant = true; break;
         case OPT_SPARSE: good = number(optarg, 0, 1 << 20, &o.sparse_pages); break;
+        case OPT_DRAFT: o.draft.engine.draft = optarg; break;
+        case OPT_PROMPTS: o.draft.prompts = optarg; break;
+        case OPT_TEMP: good = temperature(optarg, &o.draft.temperature); break;
+        case OPT_ALWAYS: o.draft.engine.draft_always = true; break;
+        case OPT_DRAFT_KERNELS: o.draft.engine.draft_kernels = optarg; break;
         case OPT_JSON: o.json = true; break;
         case 'h':
         case OPT_HELP: (void)fputs(HELP, stdout); return CLI_OK;
@@ -309,5 +352,9 @@ int cmd_bench(int argc, char **argv)
         (void)fputs("rung bench: say 'rung bench engine' with either -m FILE or --shape NAME; --help says more\n", stderr);
         return CLI_USAGE;
     }
-    return run(&o);
+    if (o.draft.engine.draft && !o.model) {
+        (void)fputs("rung bench: --draft needs -m FILE, a model that answers\n", stderr);
+        return CLI_USAGE;
+    }
+    return o.draft.engine.draft ? run_draft(&o) : run(&o);
 }

@@ -26,6 +26,9 @@ static const char HELP[] =
     "  --stop TEXT        end before this text; may be given 16 times\n"
     "  --ignore-eos       go on after the model's end\n"
     "  --no-draft         no guessing of tokens from what stands in the text already: slower where it repeats, never other text\n"
+    "  --draft FILE       a smaller model with the same tokens that guesses ahead, where it pays: never other text\n"
+    "  --draft-kernels NAME  where it runs; default: as --kernels\n"
+    "  --draft-always     it guesses whether it pays or not\n"
     "  --json             one JSON object with the text, its tokens' certainty and timings\n"
     "  -t N, -c N         threads (default: the physical cores), context in tokens\n"
     "  --kernels NAME     auto (default: a GPU where there is one that the model fits, else the CPU), cpu, cuda, cuda:N, or a\n"
@@ -50,6 +53,7 @@ struct answer {
     struct buf text, tokens; /* tokens: the JSON array's items */
     struct engine_end end;
     struct engine_prefill prefill;
+    struct engine_stats stats;
     char device[128];
 };
 
@@ -124,6 +128,9 @@ static void print_json(const struct answer *a)
     (void)printf(",\"finish\":\"%s\",\"prompt_tokens\":%d,\"cached_tokens\":%d,\"completion_tokens\":%d", FINISH[a->end.finish],
                  a->end.prompt_tokens, a->end.cached_tokens, a->end.completion_tokens);
     (void)printf(",\"device\":\"%s\"", a->device);
+    (void)printf(",\"guessed_tokens\":%lld,\"kept_tokens\":%lld,\"draft_guessed_tokens\":%lld,\"draft_kept_tokens\":%lld",
+                 (long long)a->stats.guessed_tokens, (long long)a->stats.kept_tokens, (long long)a->stats.draft_guessed_tokens,
+                 (long long)a->stats.draft_kept_tokens);
     (void)printf(",\"prefill_ms\":%.3f,\"decode_ms\":%.3f,\"tokens\":[%s]}\n", a->end.prefill_ms, a->end.decode_ms, a->tokens.data);
 }
 
@@ -191,6 +198,7 @@ static int run(const struct options *o)
     enum err_code code = engine_open(&engine, &o->engine, &e);
     if (!code) name_device(engine, a.device, sizeof a.device);
     if (!code) code = answer_prompt(engine, o, &a, &e);
+    if (!code) engine_stats(engine, &a.stats);
     engine_close(engine);
     if (code) {
         (void)fprintf(stderr, "rung generate: %s\n", e.msg);
@@ -198,9 +206,12 @@ static int run(const struct options *o)
         print_json(&a);
     } else {
         (void)putchar('\n');
-        (void)fprintf(stderr, "%d prompt tokens in %.1f ms, %d tokens in %.1f ms (%.1f tokens/s) on %s\n", a.end.prompt_tokens,
+        (void)fprintf(stderr, "%d prompt tokens in %.1f ms, %d tokens in %.1f ms (%.1f tokens/s) on %s", a.end.prompt_tokens,
                       a.end.prefill_ms, a.end.completion_tokens, a.end.decode_ms,
                       a.end.decode_ms > 0 ? (a.end.completion_tokens - 1) / a.end.decode_ms * 1000 : 0, a.device);
+        if (a.stats.guessed_tokens)
+            (void)fprintf(stderr, ", %lld of %lld guesses kept", (long long)a.stats.kept_tokens, (long long)a.stats.guessed_tokens);
+        (void)fputc('\n', stderr);
     }
     buf_release(&a.text);
     buf_release(&a.tokens);
@@ -212,7 +223,7 @@ static int run(const struct options *o)
 /* ---- options ---- */
 
 enum { OPT_RAW = 256, OPT_SYSTEM, OPT_TEMP, OPT_TOP_K, OPT_TOP_P, OPT_MIN_P, OPT_TYPICAL, OPT_REPEAT, OPT_SEED, OPT_STOP, OPT_EOS,
-       OPT_NO_DRAFT, OPT_JSON, OPT_KERNELS, OPT_HELP };
+       OPT_NO_DRAFT, OPT_DRAFT, OPT_DRAFT_KERNELS, OPT_DRAFT_ALWAYS, OPT_JSON, OPT_KERNELS, OPT_HELP };
 static const struct option OPTIONS[] = {{"raw", no_argument, NULL, OPT_RAW},
                                         {"system", required_argument, NULL, OPT_SYSTEM},
                                         {"temp", required_argument, NULL, OPT_TEMP},
@@ -225,6 +236,9 @@ static const struct option OPTIONS[] = {{"raw", no_argument, NULL, OPT_RAW},
                                         {"stop", required_argument, NULL, OPT_STOP},
                                         {"ignore-eos", no_argument, NULL, OPT_EOS},
                                         {"no-draft", no_argument, NULL, OPT_NO_DRAFT},
+                                        {"draft", required_argument, NULL, OPT_DRAFT},
+                                        {"draft-kernels", required_argument, NULL, OPT_DRAFT_KERNELS},
+                                        {"draft-always", no_argument, NULL, OPT_DRAFT_ALWAYS},
                                         {"json", no_argument, NULL, OPT_JSON},
                                         {"kernels", required_argument, NULL, OPT_KERNELS},
                                         {"help", no_argument, NULL, OPT_HELP},
@@ -284,6 +298,9 @@ static bool take_option(struct options *o, int option)
         return true;
     case OPT_EOS: return o->ignore_eos = true;
     case OPT_NO_DRAFT: o->engine.draft_tokens = -1; return true;
+    case OPT_DRAFT: o->engine.draft = optarg; return true;
+    case OPT_DRAFT_KERNELS: o->engine.draft_kernels = optarg; return true;
+    case OPT_DRAFT_ALWAYS: return o->engine.draft_always = true;
     case OPT_JSON: return o->json = true;
     case OPT_KERNELS: o->engine.kernels = optarg; return true;
     default: return false;

@@ -60,6 +60,7 @@ struct backend_options {
     int pages, pages_max; /* pages 0: as many as fit beside the weights and the work space, at most pages_max (a GPU only) */
     int context_tokens;  /* the most one sequence holds */
     int cols_max, wanted_max;
+    struct backend *beside; /* a CPU's: one that is open, lives longer and is stepped by the same thread, whose threads are used; or NULL */
 };
 
 struct backend {

@@ -2,9 +2,10 @@
 
 #include "engine/cpu/kernels.h"
 #include "engine/device.h"
+#include "engine/draft_model.h"
 #include "engine/model_identity.h"
 #include "engine/sched.h"
-#include "engine/sched_draft.h"
+#include "engine/sched_ahead.h"
 #include "engine/template.h"
 
 #include <pthread.h>
@@ -21,6 +22,7 @@ struct engine {
     struct err chat_error;  /* why its template did not parse */
     struct device device;
     struct backend *backend;
+    struct draft_model draft;
     struct sched *sched;
     char *name, *chat_source, quantization[16], identity[65];
     int context_tokens;
@@ -152,6 +154,37 @@ static enum err_code check_pages(const struct engine *g, const struct sched_opti
                    (long long)tokens, s->context_tokens);
 }
 
+static void stop(struct engine *g)
+{
+    if (g->backend) g->backend->close(g->backend);
+    g->backend = NULL;
+    draft_model_stop(&g->draft); /* last: its threads may have been lent to the other */
+}
+
+/* The draft model's backend comes first: on a GPU the model's takes what memory is left. It never has to hold more than the
+ * sequences that it guesses for, nor more than the model's own pages do. */
+static enum err_code start_draft(struct engine *g, const struct engine_options *o, struct sched_options *s, struct backend_options *b,
+                                 struct err *e)
+{
+    if (!g->draft.model) return ERR_OK;
+    int64_t of_one = (s->context_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    int64_t pages = of_one * (s->slots_max < AHEAD_SLOTS_MAX ? s->slots_max : AHEAD_SLOTS_MAX);
+    if (o->kv_bytes_max > 0 && b->pages < pages) pages = b->pages;
+    struct backend_options d = {.threads = o->threads, .pin = o->pin, .kv_q8 = b->kv_q8, .context_tokens = s->context_tokens,
+                                .pages = pages > PAGES_MAX ? PAGES_MAX : (int)pages,
+                                .cols_max = ahead_cols_max(s->prefill_tokens), .wanted_max = AHEAD_SLOTS_MAX};
+    enum err_code code = draft_model_start(&g->draft, o->draft_kernels ? o->draft_kernels : o->kernels, &d, e);
+    if (code) return code;
+    s->draft = g->draft.backend;
+    s->draft_model = g->draft.model;
+    s->draft_pages = g->draft.backend->pages;
+    s->draft_always = o->draft_always;
+    if (!g->device.library && !g->draft.device.library) b->beside = g->draft.backend;
+    b->cols_max = sched_cols_max(s);
+    b->wanted_max = sched_wanted_max(s);
+    return ERR_OK;
+}
+
 static enum err_code start_on_device(struct engine *g, const struct engine_options *o, struct err *e)
 {
     struct sched_options s = sched_options_of(g, o);
@@ -160,6 +193,7 @@ static enum err_code start_on_device(struct engine *g, const struct engine_optio
                                 .sparse_pages = o->sparse_pages, .context_tokens = s.context_tokens, .later = true,
                                 .cols_max = sched_cols_max(&s), .wanted_max = sched_wanted_max(&s)};
     enum err_code code = set_pages(g, o, &s, &b, e);
+    if (!code) code = start_draft(g, o, &s, &b, e);
     if (!code) code = device_open(&g->device, &g->backend, g->model, b, e);
     if (!code) code = check_pages(g, &s, e);
     if (!code) {
@@ -167,10 +201,7 @@ static enum err_code start_on_device(struct engine *g, const struct engine_optio
         g->context_tokens = s.context_tokens;
         code = sched_open(&g->sched, g->backend, g->model, g->tokenizer, &s, e);
     }
-    if (code && g->backend) {
-        g->backend->close(g->backend);
-        g->backend = NULL;
-    }
+    if (code) stop(g);
     return code;
 }
 
@@ -194,6 +225,7 @@ enum err_code engine_open(struct engine **out, const struct engine_options *opti
     if (!code && tokenizer_vocabulary(g->tokenizer) > g->model->vocabulary)
         code = err_set(e, ERR_CORRUPT, "the tokenizer knows %d tokens, the model's tensors %d", tokenizer_vocabulary(g->tokenizer),
                        g->model->vocabulary);
+    if (!code && options->draft) code = draft_model_read(&g->draft, options->draft, options->context_tokens, g->tokenizer, e);
     if (!code) code = start(g, options, e);
     if (code) {
         engine_close(g);
@@ -207,7 +239,8 @@ void engine_close(struct engine *g)
 {
     if (!g) return;
     sched_close(g->sched);
-    if (g->backend) g->backend->close(g->backend);
+    stop(g);
+    draft_model_release(&g->draft);
     template_free(g->chat);
     tokenizer_close(g->tokenizer);
     model_close(g->model);
@@ -228,6 +261,8 @@ void engine_info(const struct engine *g, struct engine_info *out)
                                 .identity = g->identity,
                                 .quantization = g->quantization,
                                 .chat_template = g->chat_source,
+                                .draft = g->draft.name ? g->draft.name : "",
+                                .draft_kernels = g->draft.backend ? g->draft.backend->kernels : "",
                                 .parameters = g->model->parameters,
                                 .bytes = gguf_file_bytes(g->model->gguf),
                                 .embedding = g->model->embedding,

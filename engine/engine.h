@@ -34,6 +34,10 @@ struct engine_options {
     int64_t kv_bytes_max;  /* KV pages altogether; 0: slots_max full sequences; on a GPU twice that, or what is left */
     int prefill_tokens;    /* token budget of one step; 0: 256, on a GPU 2048 */
     int draft_tokens;      /* guesses of prompt-lookup speculation at once (the text never changes); 0: 7, -1: none */
+    const char *draft;     /* a smaller GGUF file with the same tokens, which guesses ahead where it pays (nor does the text
+                              change then); NULL: none */
+    const char *draft_kernels; /* where it runs; NULL: as `kernels` */
+    bool draft_always;     /* it guesses whether it pays or not: for tests and to measure */
     enum engine_kv kv;     /* Q8_0: about half the memory of F16, a little less exact; as batch-invariant */
     bool invariant;        /* on a GPU: a stream does not depend on what runs beside it, as on a CPU; slower */
     int sparse_pages;      /* on a GPU: decoding reads at most so many KV pages of the past, the likeliest; 0: all of them */
@@ -41,7 +45,7 @@ struct engine_options {
 
 /* Read a model and start its threads. Blocks; the file stays mapped.
  * Errors: ERR_IO (cannot be read), ERR_CORRUPT (says what lies where), ERR_UNSUPPORTED (type, architecture),
- * ERR_MEMORY. */
+ * ERR_MEMORY, ERR_INVALID (options; a draft model with other tokens). What is wrong with a draft model names its file. */
 ERR_CHECKED enum err_code engine_open(struct engine **out, const struct engine_options *options, struct err *e);
 /* Cancels everything, joins the threads, frees. NULL is fine. */
 void engine_close(struct engine *engine);
@@ -58,6 +62,7 @@ struct engine_info {
     const char *identity;      /* 64 hex digits: hash of tensor table, sampled tensor bytes, tokenizer and metadata */
     const char *quantization;  /* "Q8_0", "Q4_K_M", … as the file's dominant type */
     const char *chat_template; /* NULL where the file has none */
+    const char *draft, *draft_kernels; /* the draft model's name and kernel set; "" where there is none */
     int64_t parameters, bytes;
     int embedding, layers, vocabulary, context_tokens;
     int32_t bos, eos, think_open, think_close; /* token ids, -1 where the file has none */
@@ -192,6 +197,8 @@ struct engine_stats {
     int batch_last;        /* tokens worked on together in the last step */
     int64_t prompt_tokens, cached_tokens, completion_tokens; /* since open */
     int64_t requests_done, requests_cancelled, preemptions, steps;
+    int64_t guessed_tokens, kept_tokens; /* guesses that the model checked, and those it would have chosen itself */
+    int64_t draft_guessed_tokens, draft_kept_tokens, draft_steps; /* of these the draft model's, and its forward steps */
     double prefill_tokens_per_s, decode_tokens_per_s; /* over the last seconds; 0 while idle */
 };
 /* Any thread. */

@@ -5,8 +5,8 @@
  *                        └────────────── preempted: pages ran out ◄───────────────┘
  *
  * One step holds a column for each decoding sequence first, then chunks of prompts, oldest first, up to the token
- * budget. What a sequence has computed is entered page by page into the prefix cache, so that a preempted sequence
- * and one with the same beginning find it again.
+ * budget. Before it, tokens are guessed (sched_draft.h, sched_ahead.h). What a sequence has computed is entered page
+ * by page into the prefix cache, so that a preempted sequence and one with the same beginning find it again.
  */
 #include "engine/sched_private.h"
 
@@ -93,6 +93,7 @@ static void give_pages_back(struct sched *s, struct seq *q)
 {
     while (q->page_count > 0) pages_drop(s->pages, q->pages[--q->page_count]);
     q->entered = q->computed = 0;
+    if (s->ahead.backend) ahead_leave(s, q);
 }
 
 /* Hold the cached pages that hold the sequence's beginning. The last token is always computed anew, and so is the
@@ -146,6 +147,7 @@ void sched_finish(struct sched *s, struct list *from, struct seq *q, enum engine
 {
     list_remove(from, q);
     give_pages_back(s, q);
+    if (s->ahead.backend) ahead_ended(s, q);
     if (!stopped) text_end(&q->text);
     else buf_clear(&q->text.shown);
     int64_t now = clock_mono_us(), admitted = q->admitted_us ? q->admitted_us : now;
@@ -377,18 +379,22 @@ static enum err_code take_memory(struct sched *s, struct err *e)
     s->inverse = malloc((size_t)sched_wanted_max(o) * sizeof *s->inverse);
     s->runs = malloc(slots * sizeof *s->runs);
     s->of_run = malloc(slots * sizeof(struct seq *));
-    s->mask = malloc(((size_t)s->model->vocabulary + 31) / 32 * sizeof *s->mask);
+    int vocabulary = o->draft && o->draft_model->vocabulary > s->model->vocabulary ? o->draft_model->vocabulary : s->model->vocabulary;
+    s->mask_words = ((size_t)vocabulary + 31) / 32;
+    s->mask = malloc(s->mask_words * sizeof *s->mask);
     /* Preempted sequences wait in the queue beside those that queue_max counts. */
     s->live = malloc((slots * 2 + (size_t)o->queue_max) * sizeof(struct seq *));
     if (!s->tokens || !s->want || !s->need_logits || !s->inverse || !s->runs || !s->of_run || !s->mask || !s->live)
         return err_set(e, ERR_MEMORY, "no memory for the scheduler");
     enum err_code code = sampler_init(&s->sampler, s->model->vocabulary, e);
+    if (!code && o->draft) code = ahead_open(&s->ahead, o->draft, o->draft_model, o->draft_pages, o->prefill_tokens, e);
     return code ? code : pages_open(&s->pages, o->pages, s->backend->page_tokens, e);
 }
 
 static void release(struct sched *s)
 {
     sampler_release(&s->sampler);
+    ahead_release(&s->ahead);
     pages_close(s->pages);
     free(s->tokens);
     free(s->want);

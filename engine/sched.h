@@ -8,6 +8,10 @@
 
 struct sched_options {
     int slots_max, queue_max, context_tokens, prefill_tokens, draft_tokens, pages;
+    struct backend *draft; /* of a model that guesses ahead (sched_ahead.h), with pages for it; NULL: none. Borrowed as the others */
+    const struct model *draft_model;
+    int draft_pages;
+    bool draft_always;     /* whether it pays or not */
 };
 /* What the backend must take in one step. */
 int sched_cols_max(const struct sched_options *o);

@@ -5,6 +5,7 @@
 #include "engine/cpu/kernels.h"
 #include "engine/sample.h"
 #include "engine/sched.h"
+#include "engine/sched_ahead.h"
 #include "engine/sched_pages.h"
 #include "engine/sched_seq.h"
 
@@ -47,6 +48,8 @@ struct sched {
     struct list queue, running;
     struct pages *pages;
     struct sampler sampler;
+    struct ahead_model ahead;
+    struct step_cost cost;  /* of steps that only decode; kept where there is a draft model */
     struct service service[USERS];
     struct engine_stats stats;
     struct rate prefill[RATE_SECONDS], decode[RATE_SECONDS];
@@ -55,7 +58,8 @@ struct sched {
     float *inverse;         /* (wanted_max) */
     struct batch_run *runs; /* (slots_max) */
     struct seq **of_run;    /* (slots_max) */
-    uint32_t *mask;         /* (vocabulary bits) */
+    uint32_t *mask;         /* (mask_words) bits of the larger vocabulary, the draft model's or the model's */
+    size_t mask_words;
 };
 
 /* ---- of sched.c ---- */
@@ -77,5 +81,16 @@ double sched_ms(int64_t from_us, int64_t to_us);
 
 /* One forward of what runs. */
 void sched_step(struct sched *s);
+/* What a token is chosen from. */
+struct row {
+    const float *logits;           /* NULL: only the list has come so far */
+    const struct logit_list *list; /* or NULL */
+    int index;                     /* among the step's rows */
+    struct logit_stats st;
+};
+/* The token that a row gives a sequence after `count` tokens, its constraint in `state`. Fails only where a list does not suffice and
+ * the backend cannot bring the row. */
+ERR_CHECKED enum err_code sched_choose(struct sched *s, const struct seq *q, struct sampler *sampler, struct row *r, uint64_t state,
+                                       int count, int32_t *id, struct err *e);
 
 #endif

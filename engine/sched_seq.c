@@ -92,6 +92,7 @@ void seq_free(struct seq *s)
     if (!s) return;
     text_release(&s->text);
     draft_release(&s->draft);
+    free(s->ahead.pages);
     free((void *)(uintptr_t)s->sampling.bias);
     free(s->tokens);
     free(s->pages);

@@ -3,7 +3,7 @@
 #define RUNG_ENGINE_SCHED_SEQ_H
 
 #include "engine/engine.h"
-#include "engine/sched_draft.h"
+#include "engine/sched_ahead.h"
 #include "engine/sched_text.h"
 
 #include <stdatomic.h>
@@ -24,6 +24,7 @@ struct seq {
     int told;        /* generated tokens told or given as prefix */
     struct text text;
     struct draft draft;
+    struct ahead ahead;
     int guessed;     /* of this step: they stand in tokens after count */
 
     /* While it runs. */

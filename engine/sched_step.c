@@ -10,12 +10,12 @@ enum { GUESSES_MAX = 16 };
 
 int sched_cols_max(const struct sched_options *o)
 {
-    return o->slots_max + o->prefill_tokens + (o->draft_tokens ? GUESSES_MAX : 0);
+    return o->slots_max + o->prefill_tokens + (o->draft_tokens || o->draft ? GUESSES_MAX : 0);
 }
 
 int sched_wanted_max(const struct sched_options *o)
 {
-    return o->slots_max * 2 + (o->draft_tokens ? GUESSES_MAX : 0);
+    return o->slots_max * 2 + (o->draft_tokens || o->draft ? GUESSES_MAX : 0);
 }
 
 static void count_rate(struct sched *s, struct rate *rates, double tokens, double seconds)
@@ -96,14 +96,23 @@ static bool decoding(const struct seq *q)
     return q->computed == q->count - 1;
 }
 
-/* Guesses for a sequence, as far as pages, the answer's length and the step's share allow. */
-static int guess(struct sched *s, struct plan *p, struct seq *q)
+/* Guesses for all that decode, as far as the answer's length and the step's share allow: from the text where it repeats, else the
+ * draft model's. */
+static void guess_all(struct sched *s)
 {
-    int most = GUESSES_MAX / s->running.count, room = q->tokens_max - q->count - 1;
-    if (most > s->options.draft_tokens) most = s->options.draft_tokens;
-    if (most > GUESSES_MAX - p->guesses) most = GUESSES_MAX - p->guesses;
-    if (most > room) most = room;
-    q->guessed = most > 0 ? draft_guess(&q->draft, q->tokens, q->count, most, q->tokens + q->count) : 0;
+    int share = s->running.count ? GUESSES_MAX / s->running.count : 0;
+    for (struct seq *q = s->running.first; q; q = q->next) {
+        int most = share < s->options.draft_tokens ? share : s->options.draft_tokens, room = q->tokens_max - q->count - 1;
+        if (most > room) most = room;
+        q->guessed = most > 0 && decoding(q) ? draft_guess(&q->draft, q->tokens, q->count, most, q->tokens + q->count) : 0;
+        ahead_forget(q);
+    }
+    if (s->ahead.backend) ahead_guess(s, share < DRAFT_MAX ? share : DRAFT_MAX);
+}
+
+/* How many of its guesses there are pages for. */
+static int guesses_of(struct sched *s, struct plan *p, struct seq *q)
+{
     if (q->guessed) q->guessed = grow(s, q, q->count + q->guessed) - q->count;
     p->guesses += q->guessed;
     return q->guessed;
@@ -119,7 +128,7 @@ static void plan_decodes(struct sched *s, struct plan *p)
                 sched_preempt(s); /* itself: it is the youngest */
                 return;
             }
-            add_run(s, p, q, q->count + guess(s, p, q));
+            add_run(s, p, q, q->count + guesses_of(s, p, q));
             p->decodes++;
         }
         next = q->next;
@@ -173,33 +182,25 @@ static void tell_prefill(struct sched *s, struct seq *q, const struct batch_out 
     q->sink.on_prefill(q->sink.ctx, q->id, &p);
 }
 
-/* What a token is chosen from. */
-struct row {
-    const float *logits;           /* NULL: only the list has come so far */
-    const struct logit_list *list; /* or NULL */
-    int index;
-    struct logit_stats st;
-};
-
-static enum err_code choose(struct sched *s, struct seq *q, struct row *r, int32_t *id, struct err *e)
+enum err_code sched_choose(struct sched *s, const struct seq *q, struct sampler *sampler, struct row *r, uint64_t state, int count,
+                           int32_t *id, struct err *e)
 {
     *id = r->st.best;
-    if (!reads_logits(q)) return ERR_OK;
-    struct sample_input in = {.how = &q->sampling, .choice = q->choice, .index = q->count - q->prompt_count, .tokens = q->tokens,
-                              .count = q->count, .prompt_count = q->prompt_count};
+    if (!q->constraint.mask && sample_takes_best(&q->sampling)) return ERR_OK;
+    struct sample_input in = {.how = &q->sampling, .choice = q->choice, .index = count - q->prompt_count, .tokens = q->tokens,
+                              .count = count, .prompt_count = q->prompt_count};
     if (q->constraint.mask) {
-        size_t words = ((size_t)s->model->vocabulary + 31) / 32;
-        memset(s->mask, 0xff, words * sizeof *s->mask);
-        q->constraint.mask(q->constraint.ctx, q->constraint_state, s->mask);
+        memset(s->mask, 0xff, s->mask_words * sizeof *s->mask);
+        q->constraint.mask(q->constraint.ctx, state, s->mask);
         const int32_t *best = q->constraint.if_best;
         if (best && *best >= 0 && *best != r->st.best) s->mask[*best / 32] &= ~(1u << (*best % 32));
         in.mask = s->mask;
     }
-    if (r->list && (*id = sample_list(&s->sampler, &in, r->list)) >= 0) return ERR_OK;
+    if (r->list && (*id = sample_list(sampler, &in, r->list)) >= 0) return ERR_OK;
     enum err_code code = r->logits ? ERR_OK : s->backend->row(s->backend, r->index, &r->logits, e);
     if (code) return code;
     in.logits = r->logits;
-    *id = sample(&s->sampler, &in);
+    *id = sample(sampler, &in);
     return ERR_OK;
 }
 
@@ -234,14 +235,8 @@ static void tell_token(struct sched *s, struct seq *q, int32_t id, const char *b
 }
 
 /* The next token of a sequence whose last position has logits. False: that ended the sequence. */
-static bool generate(struct sched *s, struct seq *q, struct row *r)
+static bool generate(struct sched *s, struct seq *q, int32_t id, const struct row *r)
 {
-    int32_t id;
-    struct err e = {0};
-    if (choose(s, q, r, &id, &e) != ERR_OK) {
-        sched_fail(s, &s->running, q, &e);
-        return false;
-    }
     if (!q->ignore_eos && tokenizer_is_end(s->tokenizer, id)) {
         sched_finish(s, &s->running, q, ENGINE_FINISH_STOP, false);
         return false;
@@ -269,23 +264,29 @@ static void stats_of(struct sched *s, const struct batch_out *out, int row, stru
 /* Tokens from the logits of the last position, and of the guesses after it for as long as they are what was chosen. */
 static void generate_all(struct sched *s, struct seq *q, const struct batch_out *out, struct logit_stats *st)
 {
-    int guessed = q->guessed;
+    s->stats.guessed_tokens += q->guessed;
+    if (q->ahead.from_model) s->stats.draft_guessed_tokens += q->guessed;
     for (int i = 0;; i++) {
         int row = q->last_want + i;
         if (i > 0 || q->last_want != q->first_want) stats_of(s, out, row, st);
         struct row r = {.index = row, .st = *st};
         if (s->inverse[row] > 0) r.list = &out->lists[row];
         else r.logits = out->logits + (size_t)row * out->logits_stride;
-        int32_t expected = i < guessed ? q->tokens[q->count] : -1;
-        if (!generate(s, q, &r)) return;
-        if (i < guessed && q->tokens[q->count - 1] == expected) {
-            q->computed++;
-            continue;
+        int32_t id, foretold = ahead_foretold(q, i);
+        struct err e = {0};
+        if (sched_choose(s, q, &s->sampler, &r, q->constraint_state, q->count, &id, &e) != ERR_OK) {
+            sched_fail(s, &s->running, q, &e);
+            return;
         }
-        if (guessed) draft_learn(&q->draft, guessed, i);
-        sched_enter_pages(s, q);
-        return;
+        if (foretold >= 0) ahead_learn(s, q, i, id == foretold);
+        bool kept = i < q->guessed && id == foretold;
+        s->stats.kept_tokens += kept;
+        if (!kept && q->guessed && !q->ahead.from_model) draft_learn(&q->draft, q->guessed, i);
+        if (!generate(s, q, id, &r)) return;
+        if (!kept) break;
+        q->computed++;
     }
+    sched_enter_pages(s, q);
 }
 
 static void take_results(struct sched *s, struct seq *q, const struct batch_run *run, const struct batch_out *out)
@@ -318,6 +319,7 @@ static bool all_cancelled(void *ctx)
 void sched_step(struct sched *s)
 {
     struct plan p;
+    guess_all(s);
     plan_step(s, &p);
     if (p.batch.cols == 0) return;
     struct batch_out out = {0};
@@ -332,6 +334,7 @@ void sched_step(struct sched *s)
         return;
     }
     double seconds = (double)(clock_mono_us() - start) * 1e-6, cols = p.batch.cols, decodes = p.decodes + p.guesses;
+    if (s->ahead.backend && decodes >= cols) cost_learn(&s->cost, p.batch.cols, seconds);
     if (decodes < cols) count_rate(s, s->prefill, cols - decodes, seconds * (cols - decodes) / cols);
     s->stats.steps++;
     s->stats.batch_last = p.batch.cols;

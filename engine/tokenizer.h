@@ -25,5 +25,8 @@ bool tokenizer_is_end(const struct tokenizer *t, int32_t id); /* EOS, EOT, or an
 int32_t tokenizer_bos(const struct tokenizer *t);
 int32_t tokenizer_eos(const struct tokenizer *t);
 bool tokenizer_is_control(const struct tokenizer *t, int32_t id);
+/* Whether the ids of one mean the same tokens in the other; at the end one may have more that are unused (padding).
+ * Errors: ERR_INVALID, "its …, the model's …" of the first token that differs. */
+ERR_CHECKED enum err_code tokenizer_same(const struct tokenizer *its, const struct tokenizer *models, struct err *e);
 
 #endif

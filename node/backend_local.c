@@ -618,6 +618,8 @@ static void on_opened(void *ctx, void *arg)
     b->health = BACKEND_UP;
     textlog(TEXTLOG_INFO, "model_ready", "backend=%s model=%s kernels=%s device=\"%s\" slots=%d bytes=%lld", b->name, local->model,
             local->info.kernels, local->device, b->slots, (long long)local->info.bytes);
+    if (local->info.draft[0])
+        textlog(TEXTLOG_INFO, "draft_ready", "backend=%s model=%s kernels=%s", b->name, local->info.draft, local->info.draft_kernels);
     if (b->device_note[0]) textlog(TEXTLOG_INFO, "no_gpu", "backend=%s why=\"%s\"", b->name, b->device_note);
     request_wake(local->node);
 }

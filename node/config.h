@@ -58,7 +58,7 @@ struct config_backend {
     int order;                /* place in the list */
     int slots;                /* local 0: what suits the device, upstream 32 */
     /* local */
-    char *model_file;
+    char *model_file, *draft_model, *draft_kernels; /* draft_model NULL: none; draft_kernels NULL: as kernels */
     int threads, context_tokens, queue_max;
     char *kernels;
     int kv;                   /* enum engine_kv: f16, q8_0 */

@@ -213,6 +213,11 @@ const struct config_key CONFIG_BACKEND_KEYS[] = {
      .concerns = ANY, .help = "Requests it runs at once, at most 1024 of local; 0: local 4, on a GPU 64; others no bound of their own."},
     {.name = "model_file", .type = KEY_TEXT, .offset = OF(model_file), .max = PATH_LEN, .concerns = L,
      .help = "The model, a GGUF file. Needed."},
+    {.name = "draft_model", .type = KEY_TEXT, .offset = OF(draft_model), .max = PATH_LEN, .concerns = L,
+     .help = "A smaller GGUF file with the same tokens, whose guesses the model checks several at a time: quicker where they are often "
+             "right, and never another text. None when not set."},
+    {.name = "draft_kernels", .type = KEY_TEXT, .offset = OF(draft_kernels), .max = WORD_LEN, .concerns = L, .shown = "as kernels",
+     .help = "Where draft_model runs, as kernels says it."},
     {.name = "threads", .type = KEY_INT, .offset = OF(threads), .max = 1024, .def = "0", .concerns = L,
      .help = "Threads of the engine; 0: one a core."},
     {.name = "context_tokens", .type = KEY_INT, .offset = OF(context_tokens), .max = 16777216, .def = "0",

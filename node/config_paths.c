@@ -42,14 +42,14 @@ static void check_router(struct config_loader *l)
     else config_warning(l, config_line(l, "router.file"), "router.file: %s; every tier would score 0.5", e.msg);
 }
 
-static void check_model(struct config_loader *l, int index, const struct config_backend *b)
+static void check_model(struct config_loader *l, int index, const struct config_backend *b, const char *name, const char *file)
 {
     char key[48];
-    const char *trouble = b->model_file ? file_trouble(b->model_file, "GGUF") : NULL;
+    const char *trouble = file ? file_trouble(file, "GGUF") : NULL;
     if (!trouble) return;
-    (void)snprintf(key, sizeof key, "backends.%d.model_file", index);
-    config_warning(l, config_line(l, key), "%s: %s: %s; the node would run without %s and call itself degraded%s", key, b->model_file,
-                   trouble, b->name, l->config->tier == TIER_EDGE ? ": its requests go up" : "");
+    (void)snprintf(key, sizeof key, "backends.%d.%s", index, name);
+    config_warning(l, config_line(l, key), "%s: %s: %s; the node would run without %s and call itself degraded%s", key, file, trouble,
+                   b->name, l->config->tier == TIER_EDGE ? ": its requests go up" : "");
 }
 
 /* ---- what it does not start without ---- */
@@ -138,7 +138,8 @@ void config_paths(struct config_loader *l)
     check_users(l);
     for (int i = 0; i < c->backend_count; i++) {
         const struct config_backend *b = &c->backends[i];
-        if (b->type == CONFIG_LOCAL) check_model(l, i, b);
+        if (b->type == CONFIG_LOCAL) check_model(l, i, b, "model_file", b->model_file);
+        if (b->type == CONFIG_LOCAL) check_model(l, i, b, "draft_model", b->draft_model);
         if (b->type == CONFIG_UPSTREAM) check_upstream_files(l, i, b);
     }
 }

@@ -5,6 +5,8 @@
 struct engine_options local_engine_options(const struct config_backend *c)
 {
     return (struct engine_options){.path = c->model_file,
+                                   .draft = c->draft_model,
+                                   .draft_kernels = c->draft_kernels,
                                    .kernels = c->kernels,
                                    .threads = c->threads,
                                    .slots_max = c->slots,

@@ -158,6 +158,11 @@ static const struct {
     {"rung_engine_completion_tokens_total", "counter", "tokens made"},
     {"rung_engine_preemptions_total", "counter", "sequences put back because the KV pages had run out"},
     {"rung_engine_steps_total", "counter", "forward steps"},
+    {"rung_engine_guessed_tokens_total", "counter", "tokens guessed, from the text or by a draft model, and checked"},
+    {"rung_engine_kept_tokens_total", "counter", "of them: the model's own choice"},
+    {"rung_engine_draft_guessed_tokens_total", "counter", "of those guessed: a draft model's"},
+    {"rung_engine_draft_kept_tokens_total", "counter", "of those kept: a draft model's"},
+    {"rung_engine_draft_steps_total", "counter", "forward steps of a draft model"},
     {"rung_engine_prefill_tokens_per_second", "gauge", "prompt tokens a second over the last seconds"},
     {"rung_engine_decode_tokens_per_second", "gauge", "tokens made a second over the last seconds"},
 };
@@ -169,6 +174,7 @@ static void engine_values(const struct engine_stats *s, double *out) /* (ENGINE_
         s->slots_max, s->slots_used, s->queue_used, s->pages_used, s->pages_cached, s->pages_total - s->pages_used - s->pages_cached,
         s->pages_fragmented, s->batch_last,
         (double)s->prompt_tokens, (double)s->cached_tokens, (double)s->completion_tokens, (double)s->preemptions, (double)s->steps,
+        (double)s->guessed_tokens, (double)s->kept_tokens, (double)s->draft_guessed_tokens, (double)s->draft_kept_tokens, (double)s->draft_steps,
         s->prefill_tokens_per_s, s->decode_tokens_per_s};
     memcpy(out, values, sizeof values);
 }

@@ -117,7 +117,7 @@ static void cpu_close(struct backend *b)
     cpu_unpack(c);
     if (c->buffers) (void)munmap(c->buffers, c->buffers_bytes);
     if (c->kv) (void)munmap(c->kv, c->kv_bytes ? c->kv_bytes : 1);
-    pool_close(c->pool);
+    if (!c->pool_lent) pool_close(c->pool);
     free(c);
 }
 
@@ -148,7 +148,11 @@ enum err_code cpu_open(struct backend **out, const struct model *model, const st
     c->kernels = kernels_find(o->kernels);
     enum err_code code = ERR_OK;
     if (!c->kernels) code = err_set(e, ERR_INVALID, "kernels '%s' are not known or cannot run on this machine", o->kernels);
-    if (!code) code = pool_open(&c->pool, o->threads ? o->threads : pool_cores(), o->pin, e);
+    if (!code && o->beside) {
+        c->pool = ((struct cpu *)o->beside)->pool;
+        c->pool_lent = true;
+    }
+    if (!code && !c->pool) code = pool_open(&c->pool, o->threads ? o->threads : pool_cores(), o->pin, e);
     if (!code) {
         measure(c, o);
         code = take_buffers(c, e);

@@ -46,6 +46,7 @@ struct cpu {
     const struct model *model;
     const struct kernels *kernels;
     struct pool *pool;
+    bool pool_lent; /* it is another backend's */
     struct cpu_layer *layer; /* (layers) */
     struct packed output;
     uint8_t *weights; /* every matrix's panels, one mapping */

@@ -20,7 +20,7 @@ enum { TOKENS = 40 };
 
 struct outcome { /* shared with the child */
     enum err_code code;
-    char msg[240], device[96], uuid[48], note[240], kernels[160];
+    char msg[240], device[96], uuid[48], note[240], kernels[160], draft_kernels[16];
     struct engine_stats stats;
     bool same;
     int count;
@@ -162,18 +162,20 @@ static void open_engine(struct outcome *o, const void *with)
     tiny_model_build(&g, GGUF_Q8_0, 11);
     gguf_builder_write(&g, path);
     options.path = path;
+    if (options.draft) options.draft = path;
     options.threads = 1;
     o->code = engine_open(&engine, &options, &e);
     (void)unlink(path);
     (void)snprintf(o->msg, sizeof o->msg, "%s", e.msg);
     if (o->code) return;
     engine_info(engine, &info);
-    engine_stats(engine, &o->stats);
     (void)snprintf(o->device, sizeof o->device, "%s", info.device);
     (void)snprintf(o->uuid, sizeof o->uuid, "%s", info.device_uuid);
     (void)snprintf(o->note, sizeof o->note, "%s", info.device_note);
     (void)snprintf(o->kernels, sizeof o->kernels, "%s", info.kernels);
+    (void)snprintf(o->draft_kernels, sizeof o->draft_kernels, "%s", info.draft_kernels);
     generate(engine, o);
+    engine_stats(engine, &o->stats);
     engine_close(engine);
 }
 
@@ -202,6 +204,25 @@ static void a_gpu_is_taken_where_it_is_there(void **state)
     assert_int_equal(few->stats.pages_total, 2 * 2 * 4);
     struct outcome *o = engine_with((struct engine_options){.kernels = "cuda:1"}, ENV(FAKE));
     assert_string_equal(o->device, "Fake GPU 1");
+}
+
+static void a_draft_model_runs_on_the_same_gpu_or_where_it_is_told(void **state)
+{
+    (void)state;
+    struct outcome *alone = engine_with((struct engine_options){.draft_tokens = -1}, ENV(FAKE));
+    assert_string_equal(alone->draft_kernels, "");
+    for (int cpu = 0; cpu < 2; cpu++) {
+        struct outcome *o = engine_with((struct engine_options){.draft = "itself", .draft_kernels = cpu ? "scalar" : NULL,
+                                                                .draft_always = true, .draft_tokens = -1}, ENV(FAKE));
+        assert_int_equal(o->code, ERR_OK);
+        assert_string_equal(o->kernels, "cuda");
+        assert_string_equal(o->draft_kernels, cpu ? "scalar" : "cuda");
+        assert_int_equal(o->count, TOKENS);
+        assert_memory_equal(o->ids, alone->ids, sizeof o->ids);
+        /* What this GPU foretells is no model's: only there it is known. */
+        if (!cpu) assert_int_equal(o->stats.draft_kept_tokens, o->stats.draft_guessed_tokens);
+        assert_true(cpu ? o->stats.draft_guessed_tokens > 0 : o->stats.draft_kept_tokens > 20);
+    }
 }
 
 static void what_is_asked_for_reaches_the_gpu(void **state)
@@ -278,6 +299,7 @@ int main(void)
         cmocka_unit_test(every_reason_for_no_gpu_is_told),
         cmocka_unit_test(a_gpu_is_found),
         cmocka_unit_test(a_gpu_is_taken_where_it_is_there),
+        cmocka_unit_test(a_draft_model_runs_on_the_same_gpu_or_where_it_is_told),
         cmocka_unit_test(what_is_asked_for_reaches_the_gpu),
         cmocka_unit_test(the_cpu_stands_in_and_says_why),
         cmocka_unit_test(who_asks_for_the_cpu_gets_no_gpu),

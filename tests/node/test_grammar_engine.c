@@ -243,6 +243,43 @@ static void the_edge_model_answers_valid_json_greedy_and_at_temperature_2(void *
     engine_close(engine);
 }
 
+/* The draft model is held to the same grammar, ahead of the model. */
+static void a_draft_model_leaves_every_answer_as_it_is(void **state)
+{
+    (void)state;
+    static const char PROMPT[] = "<|user|>What is 17 + 25?<|end|><|assistant|>";
+    struct engine *plain = open_demo("core.q8_0.gguf"), *with = NULL;
+    struct grammar_vocabulary *v = NULL;
+    struct answer *a = calloc(1, sizeof *a), *b = calloc(1, sizeof *b);
+    struct err e = {0};
+    const struct engine_options options = {.path = SOURCE_DIR "/models/core.q8_0.gguf", .draft = SOURCE_DIR "/models/region.q8_0.gguf",
+                                           .draft_always = true, .threads = 1, .slots_max = 1};
+    if (engine_open(&with, &options, &e) != ERR_OK || grammar_vocabulary_of(&v, with, &e) != ERR_OK) fail_msg("%s", e.msg);
+    assert_true(a && b);
+    for (int i = 0; i < SCHEMA_COUNT; i++) {
+        struct grammar *g = grammar_of(v, SCHEMAS[i]);
+        for (int seed = 0; seed < 2; seed++) {
+            ask(plain, g, PROMPT, seed ? 1.0f : 0.0f, (uint64_t)seed, NULL, 0, a);
+            ask(with, g, PROMPT, seed ? 1.0f : 0.0f, (uint64_t)seed, NULL, 0, b);
+            (void)check(g, SCHEMAS[i], b);
+            assert_int_equal(a->count, b->count);
+            assert_memory_equal(a->ids, b->ids, (size_t)a->count * sizeof *a->ids);
+            assert_int_equal(a->len, b->len);
+            assert_memory_equal(a->text, b->text, a->len);
+        }
+        grammar_free(g);
+    }
+    struct engine_stats st;
+    engine_stats(with, &st);
+    assert_true(st.draft_kept_tokens > 0);
+    print_message("%d of %d guesses kept\n", (int)st.draft_kept_tokens, (int)st.draft_guessed_tokens);
+    grammar_vocabulary_free(v);
+    engine_close(plain);
+    engine_close(with);
+    free(a);
+    free(b);
+}
+
 static void a_random_model_answers_valid_json(void **state)
 {
     (void)state;
@@ -320,6 +357,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_edge_model_answers_valid_json_greedy_and_at_temperature_2),
+        cmocka_unit_test(a_draft_model_leaves_every_answer_as_it_is),
         cmocka_unit_test(a_random_model_answers_valid_json),
         cmocka_unit_test(a_model_that_thinks_is_held_only_after_it),
         cmocka_unit_test(going_on_elsewhere_ends_in_the_same_text),

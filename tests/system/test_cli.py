@@ -147,15 +147,16 @@ def test_check_looks_at_what_a_file_names(tmp_path):
         run = rung("check", str(file), cwd=tmp_path, **environment)
         return run.returncode, run.stderr.replace(f"{file}:", "").splitlines()
     code, said = check("router: {file: no.router}\nbackends:\n"
-                       "  - {name: a, type: local, model_file: gone.gguf}\n  - {name: b, type: local, model_file: there.gguf}\n"
+                       "  - {name: a, type: local, model_file: gone.gguf}\n  - {name: b, type: local, model_file: there.gguf, draft_model: small.gguf}\n"
                        "  - {name: c, type: local,\n     model_file: .}\n"
                        "  - {name: d, type: upstream, tier: core, url: 'http://h/v1', model: m, key_env: RUNG_NO_SUCH_KEY}\n")
     assert code == 0, said  # a node starts without these, and says so
     assert said[0].startswith("1: warning: router.file: ") and said[0].endswith("every tier would score 0.5")
     assert said[1].startswith("3: warning: backends.0.model_file: gone.gguf: No such file or directory; ") and "degraded" in said[1]
-    assert said[2].startswith("6: warning: backends.2.model_file: .: not a plain file; ")
-    assert said[3].startswith("7: warning: backends.3.key_env: RUNG_NO_SUCH_KEY is not set here")
-    assert len(said) == 4
+    assert said[2].startswith("4: warning: backends.1.draft_model: small.gguf: No such file or directory; ")
+    assert said[3].startswith("6: warning: backends.2.model_file: .: not a plain file; ")
+    assert said[4].startswith("7: warning: backends.3.key_env: RUNG_NO_SUCH_KEY is not set here")
+    assert len(said) == 5
     code, said = check("node: {state_dir: made/anew}\nhttp:\n  unix:\n    path: /nowhere/edge.sock\n"
                        "zmq: {keys_file: none.key, peers_file: none}\n"
                        "backends:\n  - {name: d, type: upstream, tier: core, url: 'http://h/v1', model: m, key_file: none.key}\n")

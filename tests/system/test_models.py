@@ -52,6 +52,27 @@ def test_the_same_seed_gives_the_same_text_and_another_one_another(ladder):
 
 
 @needs_models
+def test_a_draft_model_changes_no_answer_and_is_counted(ladder):
+    alone = ladder.edge("alone", backends=[engine("device", "edge.q8_0.gguf", "edge")])
+    # The same file as its own draft model guesses whatever comes, until that proves not to pay.
+    drafted = ladder.edge("drafted", backends=[engine("device", "edge.q8_0.gguf", "edge", draft_model=model("edge.q8_0.gguf"))])
+    for edge in (alone, drafted):
+        edge.until_tiers("edge")
+    for seed in range(3):
+        ask = {"temperature": seed / 2, "seed": seed, "max_tokens": 100, "ignore_eos": True}
+        assert alone.chat("Hello there", **ask).text == drafted.chat("Hello there", **ask).text
+    label = '{backend="device"}'
+    assert drafted.metric("rung_engine_draft_steps_total" + label) > 0 == alone.metric("rung_engine_draft_steps_total" + label)
+    assert drafted.metric("rung_engine_kept_tokens_total" + label) >= drafted.metric("rung_engine_draft_kept_tokens_total" + label) > 0
+
+
+@needs_models
+def test_a_missing_draft_model_is_told(ladder):
+    edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge", draft_model="/nonexistent/small.gguf")])
+    until(lambda: "draft model /nonexistent/small.gguf" in edge.stderr(), "the node says what is wrong")
+
+
+@needs_models
 def test_n_answers_stop_strings_and_logprobs(ladder):
     edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge")])
     edge.until_tiers("edge")
