@@ -32,11 +32,41 @@ ERR_CHECKED enum err_code cuda_check(cudaError_t status, const char *what, struc
 #define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) \
     launch_together((const void *)(kernel), blocks, threads, shared, stream, &(args))
 #define SHARED_BYTES(name) extern __shared__ __align__(128) uint8_t name[]
+#define SHARED_SWIZZLED(name) extern __shared__ __align__(1024) uint8_t name[] /* as operands of warpgroup products want it */
 
 static inline cudaError_t launch_together(const void *kernel, int blocks, int threads, size_t shared, cudaStream_t stream, void *args)
 {
     void *list[] = {args};
     return cudaLaunchCooperativeKernel(kernel, dim3((unsigned)blocks), dim3((unsigned)threads), list, shared, stream);
+}
+
+/* The same in clusters of `cluster` blocks. */
+#define LAUNCH_CLUSTERS(kernel, blocks, threads, shared, cluster, stream, args) \
+    launch_clusters((const void *)(kernel), blocks, threads, shared, cluster, stream, &(args))
+/* How many of these are on the device at once. */
+#define CLUSTERS_MOST(most, kernel, cluster, threads, shared) clusters_most(most, (const void *)(kernel), cluster, threads, shared)
+
+static inline cudaLaunchConfig_t clusters_config(cudaLaunchAttribute attribute[2], int blocks, int threads, size_t shared, int cluster, cudaStream_t stream)
+{
+    attribute[0].id = cudaLaunchAttributeCooperative, attribute[0].val.cooperative = 1;
+    attribute[1].id = cudaLaunchAttributeClusterDimension;
+    attribute[1].val.clusterDim.x = (unsigned)cluster, attribute[1].val.clusterDim.y = 1, attribute[1].val.clusterDim.z = 1;
+    return {dim3((unsigned)blocks), dim3((unsigned)threads), shared, stream, attribute, cluster > 1 ? 2u : 1u};
+}
+
+static inline cudaError_t launch_clusters(const void *kernel, int blocks, int threads, size_t shared, int cluster, cudaStream_t stream, void *args)
+{
+    void *list[] = {args};
+    cudaLaunchAttribute attribute[2] = {};
+    cudaLaunchConfig_t config = clusters_config(attribute, blocks, threads, shared, cluster, stream);
+    return cudaLaunchKernelExC(&config, kernel, list);
+}
+
+static inline cudaError_t clusters_most(int *most, const void *kernel, int cluster, int threads, size_t shared)
+{
+    cudaLaunchAttribute attribute[2] = {};
+    cudaLaunchConfig_t config = clusters_config(attribute, cluster, threads, shared, cluster, 0);
+    return cudaOccupancyMaxActiveClusters(most, kernel, &config);
 }
 #endif
 

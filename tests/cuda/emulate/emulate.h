@@ -37,7 +37,10 @@ extern struct emulate_index threadIdx, blockIdx, blockDim, gridDim;
 extern uint8_t *emulate_arena; /* the shared memory of all blocks */
 
 void emulate_run(dim3 blocks, unsigned threads, size_t shared, bool together, const std::function<void()> &kernel);
+extern int emulate_cluster; /* blocks of a cluster, for the next launch */
 uint8_t *emulate_shared(void);
+/* The place of an address of this block's shared memory in the cluster's block `rank`. */
+uint32_t emulate_place(uint32_t address, int rank);
 void emulate_yield(void);
 void emulate_barrier(int id, int threads);
 /* A warp's 32 lanes each give `bytes` (32 at most) and get all. */
@@ -47,7 +50,11 @@ void emulate_exchange(const void *in, int bytes, void *out);
     ((void)(stream), emulate_run(blocks, threads, shared, false, [&] { kernel(__VA_ARGS__); }))
 #define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) \
     ((void)(stream), emulate_run(dim3((unsigned)(blocks)), threads, shared, true, [&] { (kernel)(args); }), cudaSuccess)
+#define LAUNCH_CLUSTERS(kernel, blocks, threads, shared, cluster, stream, args) \
+    (emulate_cluster = (cluster), LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args))
+#define CLUSTERS_MOST(most, kernel, cluster, threads, shared) (*(most) /= (cluster), cudaSuccess)
 #define SHARED_BYTES(name) uint8_t *name = emulate_shared()
+#define SHARED_SWIZZLED(name) SHARED_BYTES(name)
 
 /* ---- what CUDA C++ has by itself ---- */
 
@@ -178,6 +185,14 @@ static inline float __int_as_float(int i)
 static inline unsigned __umulhi(unsigned a, unsigned b)
 {
     return (unsigned)((uint64_t)a * b >> 32);
+}
+
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which)
+{
+    uint64_t all = (uint64_t)b << 32 | a;
+    unsigned out = 0;
+    for (int i = 0; i < 4; i++) out |= (unsigned)(all >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+    return out;
 }
 
 static inline float __fdividef(float a, float b)

@@ -1,0 +1,377 @@
+/* Hopper's kernel for FP8 weights × E4M3 inputs and more than a few columns: y = row scale × column scale × W x, by a persistent block on
+ * each multiprocessor.
+ *
+ *   producer  one thread asks for boxes of 128 k's (a unit): 128 rows of weights and N columns of inputs, into a ring in shared memory,
+ *             swizzled as the tensor cores want them. Two blocks of a cluster have neighbouring rows and the same columns: each asks for
+ *             half of the inputs, for both, so that the second-level cache gives them out once
+ *   products  two warpgroups, 64 rows each; both operands from shared memory
+ *   join      tiles whose units were dealt to several workers (matmul_stream.cuh): their sums lie in `partial`; each of the workers adds
+ *             a part of the tile
+ *
+ * The tensor cores keep sums of E4M3 products with some 14 bits. So a unit's products are summed from zero, and what comes out is added
+ * to the tile's float32 sums (DeepSeek-V3's report, section 3.3.2). Where there are not registers enough for two sets of N columns, a
+ * unit is multiplied in two halves of them. `ORDER`: the warpgroups take turns to multiply, so that one adds while the other's products
+ * run.
+ *
+ * A worker is a cluster (or a block). Workers wait for each other once, at the end: all must be on the device at once, which a
+ * cooperative launch sees to. */
+#include "engine/cuda/matmul_stream.cuh"
+#include "engine/cuda/matmul_wgmma.cuh"
+
+#include <pthread.h>
+#include <string.h>
+
+extern "C" {
+#include "base/err.h"
+}
+
+enum { UNIT = 128, ROWS = 128, GROUPS = 2, THREADS = (GROUPS + 1) * 128, AT_ONCE = 8 /* chunks that a thread joins together */ };
+enum { SHARED_MOST = 232448, BARRIER_BYTES = 1024, WEIGHT_BYTES = ROWS * UNIT };
+enum { REGISTERS_FEW = 40, REGISTERS_MANY = 232 };
+enum { BARRIER_CONSUMERS = 1, BARRIER_TURN = 2 /* and 3 */ };
+
+struct fp8_args {
+    CUtensorMap weights, inputs;
+    struct results to;
+    struct deal deal;
+    float *partial;    /* a block's sums of a tile: place (worker + tile - whole) × blocks of a worker + rank */
+    unsigned *arrived; /* (streamed × blocks of a worker) zeros, and zeros again afterwards */
+};
+
+template <int N, int CHUNKS, int BLOCKS> struct fp8_shape {
+    static constexpr int input_bytes = N * UNIT, stage_bytes = WEIGHT_BYTES + input_bytes;
+    static constexpr int fit = (SHARED_MOST - BARRIER_BYTES) / stage_bytes, stages = fit > 12 ? 12 : fit;
+    static constexpr int shared = stages * stage_bytes + BARRIER_BYTES;
+    static constexpr int chunks = GROUPS * N / 8, tile_floats = ROWS * N; /* a chunk: four floats of each of 128 threads */
+    static constexpr int arrivals = BLOCKS * GROUPS * 4;                  /* the warps that must have done with a stage */
+};
+
+/* ---- the producer ---- */
+
+struct fp8_ring {
+    uint32_t stages, full, empty; /* addresses */
+    int rank;                     /* of this block in its cluster */
+};
+
+template <int N, int CHUNKS, int BLOCKS>
+static __device__ __forceinline__ void ask_weights(const struct fp8_args *a, const struct fp8_ring *r, int stage, const struct segment *s, int unit, uint64_t policy)
+{
+    using shape = fp8_shape<N, CHUNKS, BLOCKS>;
+    uint32_t bar = r->full + 8 * stage, to = r->stages + stage * shape::stage_bytes;
+    int row = (s->tile / a->deal.col_tiles * BLOCKS + r->rank) * ROWS;
+    mbarrier_expect(bar, shape::stage_bytes);
+    if (a->deal.col_tiles == 1) tensor_copy_hinted(to, &a->weights, unit * UNIT, row, bar, policy);
+    else tensor_copy(to, &a->weights, unit * UNIT, row, bar);
+}
+
+template <int N, int CHUNKS, int BLOCKS>
+static __device__ __forceinline__ void ask_inputs(const struct fp8_args *a, const struct fp8_ring *r, int stage, const struct segment *s, int unit)
+{
+    using shape = fp8_shape<N, CHUNKS, BLOCKS>;
+    uint32_t bar = r->full + 8 * stage, to = r->stages + stage * shape::stage_bytes + WEIGHT_BYTES + r->rank * (shape::input_bytes / BLOCKS);
+    int col = s->tile % a->deal.col_tiles * N + r->rank * (N / BLOCKS);
+    if (BLOCKS > 1) tensor_copy_cluster(to, &a->inputs, unit * UNIT, col, bar, (1 << BLOCKS) - 1);
+    else tensor_copy(to, &a->inputs, unit * UNIT, col, bar);
+}
+
+/* The ring's first weights are asked for before the cluster's blocks have met. */
+template <int N, int CHUNKS, int BLOCKS>
+static __device__ __forceinline__ void produce(const struct fp8_args *a, const struct fp8_ring *r, int worker, int workers)
+{
+    using shape = fp8_shape<N, CHUNKS, BLOCKS>;
+    uint64_t policy = policy_evict_first();
+    struct segment s;
+    struct walk walk = walk_begin(&a->deal, worker);
+    int ahead = 0;
+    while (ahead < shape::stages && walk_next(&a->deal, &walk, &s, workers))
+#pragma unroll 1
+        for (int u = s.from; u < s.to && ahead < shape::stages; u++) ask_weights<N, CHUNKS, BLOCKS>(a, r, ahead++, &s, u, policy);
+    if (BLOCKS > 1) cluster_wait();
+    struct stage_turn turn = {0, 1}; /* the first turn finds its stages empty */
+    walk = walk_begin(&a->deal, worker);
+    while (walk_next(&a->deal, &walk, &s, workers))
+#pragma unroll 1
+        for (int u = s.from; u < s.to; u++) {
+            if (--ahead < 0) {
+                mbarrier_wait(r->empty + 8 * turn.stage, turn.parity);
+                ask_weights<N, CHUNKS, BLOCKS>(a, r, turn.stage, &s, u, policy);
+            }
+            ask_inputs<N, CHUNKS, BLOCKS>(a, r, turn.stage, &s, u);
+            turn_on<shape::stages>(&turn);
+        }
+}
+
+/* ---- products ---- */
+
+/* A unit's: each half of the columns from zero, then added to its sums. */
+template <int N, int CHUNKS, int BLOCKS, bool ORDER>
+static __device__ __forceinline__ void multiply_unit(float (&sums)[CHUNKS][N / CHUNKS / 2], float (&unit)[N / CHUNKS / 2], uint32_t weights, uint32_t inputs,
+                                                     uint32_t empty, int group, int lane)
+{
+    uint32_t a = wgmma_descriptor(weights), b = wgmma_descriptor(inputs);
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) {
+        if (ORDER) barrier_sync(BARRIER_TURN + group, GROUPS * 128);
+        wgmma_hold(unit);
+        wgmma_fence();
+#pragma unroll
+        for (int s = 0; s < 4; s++) wgmma_e4m3(unit, a + (uint32_t)(s * 2), b + (uint32_t)(c * (N / CHUNKS * UNIT >> 4) + s * 2), s > 0);
+        wgmma_commit();
+        if (ORDER) barrier_arrive(BARRIER_TURN + (group ^ 1), GROUPS * 128);
+        wgmma_wait<0>();
+        wgmma_hold(unit);
+        if (c == CHUNKS - 1) {
+            if (BLOCKS == 1 && lane == 0) mbarrier_arrive(empty);
+            if (BLOCKS > 1 && lane < BLOCKS) mbarrier_arrive_at(empty, lane);
+        }
+#pragma unroll
+        for (int i = 0; i < N / CHUNKS / 2; i++) sums[c][i] += unit[i];
+    }
+}
+
+/* This block's part of a tile of which it had some units: all have arrived. */
+template <int N, int CHUNKS, int BLOCKS>
+static __device__ __forceinline__ void join_tile(const struct fp8_args *a, int tile, int rank, int worker, int group, int thread)
+{
+    using shape = fp8_shape<N, CHUNKS, BLOCKS>;
+    int first = worker_of(&a->deal, tile * a->deal.units), count = worker_of(&a->deal, (tile + 1) * a->deal.units - 1) - first + 1;
+    int mine = worker - first, from = mine * shape::chunks / count, to = (mine + 1) * shape::chunks / count;
+    int at = a->deal.whole + tile, row0 = (at / a->deal.col_tiles * BLOCKS + rank) * ROWS, col0 = at % a->deal.col_tiles * N, lane = thread & 31;
+    unsigned *arrived = a->arrived + tile * BLOCKS + rank;
+    const float *partial = a->partial + ((int64_t)(first + tile) * BLOCKS + rank) * shape::tile_floats;
+    if (threadIdx.x == 0)
+        while (load_acquire(arrived) < (unsigned)count) { }
+    barrier_sync(BARRIER_CONSUMERS, GROUPS * 128);
+    join_chunks<AT_ONCE>(partial, BLOCKS * shape::tile_floats, count, from + group, to, GROUPS, thread, [&](int c, const float (&d)[4]) {
+        store_sums<true>(&a->to, d, row0 + c / (N / 8) * 64 + (thread >> 5) * 16 + (lane >> 2), col0 + c % (N / 8) * 8 + (lane & 3) * 2);
+    });
+    barrier_sync(BARRIER_CONSUMERS, GROUPS * 128);
+    if (threadIdx.x == 0 && atomicAdd(arrived, 1u) == 2 * (unsigned)count - 1) *arrived = 0; /* nobody waits for it any more */
+}
+
+template <int N, int CHUNKS, int BLOCKS, bool ORDER>
+static __device__ __forceinline__ void consume(const struct fp8_args *a, const struct fp8_ring *r, int worker, int workers, int warps_before)
+{
+    using shape = fp8_shape<N, CHUNKS, BLOCKS>;
+    int thread = (int)threadIdx.x & 127, lane = thread & 31, group = warps_before >> 2, warp = warps_before & 3;
+    struct walk walk = walk_begin(&a->deal, worker);
+    struct segment s;
+    struct stage_turn turn = {0, 0};
+    int split = -1, split_too = -1; /* tiles of which this worker had a part: two at most */
+    float sums[CHUNKS][N / CHUNKS / 2], unit[N / CHUNKS / 2];
+#pragma unroll
+    for (int i = 0; i < N / CHUNKS / 2; i++) unit[i] = 0;
+    if (BLOCKS > 1) cluster_wait();
+    if (ORDER && group == 1) barrier_arrive(BARRIER_TURN, GROUPS * 128); /* group 0 begins */
+    while (walk_next(&a->deal, &walk, &s, workers)) {
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++)
+#pragma unroll
+            for (int i = 0; i < N / CHUNKS / 2; i++) sums[c][i] = 0;
+#pragma unroll 1
+        for (int u = s.from; u < s.to; u++) {
+            mbarrier_wait(r->full + 8 * turn.stage, turn.parity);
+            uint32_t stage = r->stages + turn.stage * shape::stage_bytes;
+            multiply_unit<N, CHUNKS, BLOCKS, ORDER>(sums, unit, stage + group * 64 * UNIT, stage + WEIGHT_BYTES, r->empty + 8 * turn.stage, group, lane);
+            turn_on<shape::stages>(&turn);
+        }
+        if (s.to - s.from < a->deal.units) {
+            int tile = s.tile - a->deal.whole;
+            float *to = a->partial + ((int64_t)(worker + tile) * BLOCKS + r->rank) * shape::tile_floats;
+#pragma unroll
+            for (int c = 0; c < CHUNKS; c++) leave_chunks(sums[c], to, (group * CHUNKS + c) * (N / CHUNKS / 8), thread);
+            barrier_sync(BARRIER_CONSUMERS, GROUPS * 128);
+            if (threadIdx.x == 0) count_release(a->arrived + tile * BLOCKS + r->rank);
+            if (split < 0) split = tile;
+            else split_too = tile;
+        } else {
+            int row = (s.tile / a->deal.col_tiles * BLOCKS + r->rank) * ROWS + group * 64 + warp * 16 + (lane >> 2);
+            int col = s.tile % a->deal.col_tiles * N + (lane & 3) * 2;
+#pragma unroll
+            for (int c = 0; c < CHUNKS; c++) store_sums<true>(&a->to, sums[c], row, col + c * (N / CHUNKS));
+        }
+    }
+    if (ORDER && group == 0) barrier_sync(BARRIER_TURN, GROUPS * 128); /* the last turn that group 1 gave */
+#pragma unroll 1
+    for (; split >= 0; split = split_too, split_too = -1) join_tile<N, CHUNKS, BLOCKS>(a, split, r->rank, worker, group, thread);
+}
+
+template <int N, int CHUNKS, int BLOCKS, bool ORDER> __global__ void __launch_bounds__(THREADS, 1) fp8_multiply(const __grid_constant__ struct fp8_args a)
+{
+#if WGMMA_HERE
+    using shape = fp8_shape<N, CHUNKS, BLOCKS>;
+    SHARED_SWIZZLED(shared);
+    struct fp8_ring r;
+    r.stages = shared_address(shared);
+    r.full = r.stages + shape::stages * shape::stage_bytes, r.empty = r.full + 8 * shape::stages;
+    r.rank = (int)blockIdx.x % BLOCKS;
+    int worker = (int)blockIdx.x / BLOCKS, workers = (int)gridDim.x / BLOCKS;
+    if (threadIdx.x == 0) {
+        tensor_prefetch(&a.weights);
+        tensor_prefetch(&a.inputs);
+        for (int i = 0; i < shape::stages; i++) {
+            mbarrier_init(r.full + 8 * i, 1);
+            mbarrier_init(r.empty + 8 * i, shape::arrivals);
+        }
+        fence_barriers();
+        fence_bulk();
+    }
+    __syncthreads();
+    if (BLOCKS > 1) cluster_arrive();
+    int warp = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0); /* so that the compiler sees one number for the warp, and one way through all loops */
+    if (warp >= GROUPS * 4) {
+        registers_give<REGISTERS_FEW>();
+        if (threadIdx.x == GROUPS * 128) produce<N, CHUNKS, BLOCKS>(&a, &r, worker, workers);
+        else if (BLOCKS > 1) cluster_wait();
+    } else {
+        registers_take<REGISTERS_MANY>();
+        consume<N, CHUNKS, BLOCKS, ORDER>(&a, &r, worker, workers, warp);
+    }
+    if (BLOCKS > 1) { /* the other block may still arrive at barriers of this one */
+        cluster_arrive();
+        cluster_wait();
+    }
+#endif
+}
+
+/* ---- which instance, how the work is dealt ---- */
+
+struct fp8_kernel {
+    void (*function)(struct fp8_args);
+    int cols, blocks, shared;
+    bool order;
+};
+#define FP8(N, CHUNKS, BLOCKS, ORDER) {fp8_multiply<N, CHUNKS, BLOCKS, ORDER>, N, BLOCKS, fp8_shape<N, CHUNKS, BLOCKS>::shared, ORDER}
+static const struct fp8_kernel KERNELS[] = {
+    /* columns, halves of a unit's products, blocks of a cluster, in turns */
+    FP8(32, 1, 1, false),  FP8(32, 1, 2, false),  FP8(64, 1, 1, false),  FP8(64, 1, 2, false),  FP8(96, 1, 1, false), FP8(96, 1, 2, false),
+    FP8(128, 1, 1, false), FP8(128, 1, 2, false), FP8(128, 1, 2, true),  FP8(160, 1, 1, false), FP8(160, 1, 2, false), FP8(160, 1, 2, true),
+    FP8(192, 1, 1, false), FP8(192, 1, 2, false), FP8(192, 1, 2, true),  FP8(256, 2, 1, false), FP8(256, 2, 2, false), FP8(256, 2, 2, true),
+};
+enum { KERNEL_COUNT = sizeof KERNELS / sizeof KERNELS[0], LEAST_UNITS = 4 /* of a streaming worker, unless there are fewer */ };
+enum { JOIN_UNITS = 6 /* what joining takes, in units */ };
+static_assert((int)KERNEL_COUNT <= (int)WIDE8_KERNELS_MAX, "a matmul's table of workers is too short");
+
+static int64_t ceil_of(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* ---- maps of tensors: the driver writes them ---- */
+
+static pthread_once_t encode_once = PTHREAD_ONCE_INIT;
+static decltype(&cuTensorMapEncodeTiled) encode;
+
+static void find_encode(void)
+{
+    void *found = NULL;
+    enum cudaDriverEntryPointQueryResult result;
+#if CUDART_VERSION >= 12050
+    cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
+#else
+    cudaError_t status = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result);
+#endif
+    if (status != cudaSuccess) (void)cudaGetLastError();
+    else if (result == cudaDriverEntryPointSuccess) encode = (decltype(encode))found;
+}
+
+/* Boxes of 128 bytes by `box` rows of a matrix (rows, k). */
+static bool map_of(CUtensorMap *map, const void *data, int rows, int k, int box)
+{
+    cuuint64_t sizes[2] = {(cuuint64_t)k, (cuuint64_t)rows}, apart[1] = {(cuuint64_t)k};
+    cuuint32_t boxes[2] = {UNIT, (cuuint32_t)box}, steps[2] = {1, 1};
+    return encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, (void *)data, sizes, apart, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* ---- running ---- */
+
+/* Compiled for sm_90 without the a, or for older cards alone, the kernel is empty: it has hardly a register then. */
+bool wide8_device(void)
+{
+    int device, major = 0, minor = 0;
+    cudaFuncAttributes of;
+    (void)pthread_once(&encode_once, find_encode);
+    return encode && cudaGetDevice(&device) == cudaSuccess && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 && minor == 0 &&
+           cudaFuncGetAttributes(&of, (const void *)KERNELS[0].function) == cudaSuccess && of.numRegs > 64;
+}
+
+int wide8_kernels(void)
+{
+    return KERNEL_COUNT;
+}
+
+struct wide8_kernel wide8_kernel_of(int kernel)
+{
+    return {KERNELS[kernel].cols, KERNELS[kernel].blocks, KERNELS[kernel].order};
+}
+
+/* The narrowest that holds the columns; of more columns than any holds, the one that pads them least. */
+static int kernel_for(int cols)
+{
+    int best = 0;
+    for (int i = 1; i < KERNEL_COUNT; i++) {
+        int64_t padded = ceil_of(cols, KERNELS[i].cols) * KERNELS[i].cols, so_far = ceil_of(cols, KERNELS[best].cols) * KERNELS[best].cols;
+        int tiles = (int)ceil_of(cols, KERNELS[i].cols), tiles_so_far = (int)ceil_of(cols, KERNELS[best].cols);
+        if (tiles < tiles_so_far || (tiles == tiles_so_far && padded < so_far)) best = i;
+        else if (padded == so_far && tiles == tiles_so_far && KERNELS[i].blocks > 1 && cols > 64 && !KERNELS[i].order) best = i;
+    }
+    return best;
+}
+
+/* How many of its clusters are on the device at once; asked once. */
+static enum err_code prepare(const struct wide8_call *c, int kernel, struct err *e)
+{
+    const struct fp8_kernel *k = &KERNELS[kernel];
+    int *workers = &c->workers[kernel];
+    if (*workers) return ERR_OK;
+    enum err_code code = cuda_check(cudaFuncSetAttribute((const void *)k->function, cudaFuncAttributeMaxDynamicSharedMemorySize, k->shared), "cudaFuncSetAttribute", e);
+    int most = c->multiprocessors;
+    if (!code && k->blocks > 1) code = cuda_check(CLUSTERS_MOST(&most, k->function, k->blocks, THREADS, (size_t)k->shared), "cudaOccupancyMaxActiveClusters", e);
+    if (most > c->multiprocessors / k->blocks) most = c->multiprocessors / k->blocks;
+    if (!code && most < 1) return err_set(e, ERR_UNSUPPORTED, "no cluster of %d blocks fits this GPU", k->blocks);
+    if (!code) *workers = most;
+    return code;
+}
+
+static struct deal deal_of(const struct wide8_call *c, const struct fp8_kernel *kernel, int cols, int workers)
+{
+    int units = (int)ceil_of(c->w->k, UNIT), col_tiles = (int)ceil_of(cols, kernel->cols);
+    int tiles = (int)ceil_of(c->w->rows, (int64_t)ROWS * kernel->blocks) * col_tiles, whole = tiles / workers * workers, streamed = tiles - whole;
+    int64_t streamers = (int64_t)streamed * units / LEAST_UNITS, room = c->partial_bytes / ((int64_t)kernel->blocks * ROWS * kernel->cols * 4) - streamed + 1;
+    if (streamers > room) streamers = room;
+    if (streamers > workers) streamers = workers;
+    if (streamers < 1) streamers = 1;
+    bool worth = c->streaming ? c->streaming > 1 : ceil_of((int64_t)streamed * units, streamers) + JOIN_UNITS < units;
+    if (!worth) whole = tiles, streamed = 0, streamers = 1; /* the last turn has too few tiles to be worth dealing out */
+    return {units, col_tiles, whole, streamed, (int)streamers};
+}
+
+static enum err_code launch(const struct wide8_call *c, int kernel, int first, int cols, cudaStream_t stream, struct err *e)
+{
+    const struct fp8_kernel *k = &KERNELS[kernel];
+    struct fp8_args a;
+    memset(&a, 0, sizeof a);
+    if (!map_of(&a.weights, c->w->data, c->w->rows, c->w->k, ROWS) ||
+        !map_of(&a.inputs, (const uint8_t *)c->x->data + (int64_t)first * c->w->k, cols, c->w->k, k->cols / k->blocks))
+        return err_set(e, ERR_INTERNAL, "the driver makes no map of a tensor of %d × %d by %d columns", c->w->rows, c->w->k, cols);
+    void *y = (uint8_t *)c->y + (int64_t)first * c->ldy * (c->into == INTO_F16 || c->into == INTO_BF16 ? 2 : 4);
+    a.to = {y, c->ldy, c->w->rows, cols, (int)c->into, c->w->scale, c->x->scale + first};
+    a.deal = deal_of(c, k, cols, c->workers[kernel]);
+    a.partial = c->partial, a.arrived = c->arrived;
+    int workers = a.deal.whole ? a.deal.whole : a.deal.streamers;
+    if (workers > c->workers[kernel]) workers = c->workers[kernel];
+    return cuda_check(LAUNCH_CLUSTERS(k->function, workers * k->blocks, THREADS, (size_t)k->shared, k->blocks, stream, a), "fp8_multiply", e);
+}
+
+enum err_code wide8_run(const struct wide8_call *c, cudaStream_t stream, struct err *e)
+{
+    int kernel = c->kernel >= 0 ? c->kernel : kernel_for(c->x->cols);
+    enum err_code code = prepare(c, kernel, e);
+    int64_t most = INT32_MAX / c->ldy / KERNELS[kernel].cols * KERNELS[kernel].cols; /* the kernel counts elements of y in 32 bits */
+    if (most > 32768) most = 32768;
+    for (int done = 0; done < c->x->cols && !code; done += (int)most)
+        code = launch(c, kernel, done, c->x->cols - done < most ? c->x->cols - done : (int)most, stream, e);
+    return code;
+}
