@@ -66,6 +66,7 @@ static inline cudaError_t clusters_most(int *most, const void *kernel, int clust
 {
     cudaLaunchAttribute attribute[2] = {};
     cudaLaunchConfig_t config = clusters_config(attribute, cluster, threads, shared, cluster, 0);
+    config.attrs++, config.numAttrs = 1; /* of the cluster alone */
     return cudaOccupancyMaxActiveClusters(most, kernel, &config);
 }
 #endif
