@@ -327,7 +327,8 @@ static bool wide8_takes(const struct matmul *m, const struct matrix *w, const st
 static enum err_code wide8_multiplied(struct matmul *m, const struct matrix *w, const struct operand *x, enum into into, void *y, int64_t ldy,
                                       cudaStream_t stream, struct err *e)
 {
-    struct wide8_call call = {w, x, into, y, ldy, m->tuning.kernel, m->tuning.splits, m->multiprocessors, m->partial, m->arrived, PARTIAL_BYTES, m->wide8_workers};
+    struct wide8_call call = {w, x, into, y, ldy, m->tuning.kernel, m->tuning.splits, m->tuning.stages, m->multiprocessors,
+                              m->partial, m->arrived, PARTIAL_BYTES, m->wide8_workers};
     return wide8_run(&call, stream, e);
 }
 

@@ -113,6 +113,7 @@ struct wide8_call {
     int64_t ldy;
     int kernel;          /* an instance, or -1 */
     int streaming;       /* 0: by size; 1: tiles stay whole; 2: those left over are always dealt out */
+    int ahead;           /* units of weights that go to the second-level cache before the ring asks for them, plus 1; 0: chosen */
     int multiprocessors; /* blocks, which wait for each other: all must run at once */
     float *partial;      /* sums of tiles that blocks share */
     unsigned *arrived;   /* (multiprocessors) zeros between calls */
@@ -172,7 +173,7 @@ enum way { WAY_AUTO, WAY_TILE, WAY_LT, WAY_WIDE };
 struct matmul_tuning {
     enum way way;
     int kernel;          /* the index in the layout's table or among the wide kernel's instances, or -1 */
-    int splits, stages;  /* 0: chosen; splits of FP8's wide kernel: see struct wide8_call, streaming */
+    int splits, stages;  /* 0: chosen; splits of FP8's wide kernel: see struct wide8_call, streaming and ahead */
     int64_t slice_bytes; /* of dequantized weights at a time; 0: chosen */
     bool fast_sums;      /* see struct lt_call */
 };

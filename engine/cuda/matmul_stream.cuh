@@ -69,7 +69,11 @@ struct results {
     void *y; /* (cols, ldy); its elements are counted in 32 bits */
     int64_t ldy;
     int rows, cols, into;
-    const float *row_scale, *col_scale; /* of those kernels that scale */
+};
+/* What a lane's sums are multiplied by: its rows' scales, and those of the columns from its first one on (in shared memory). */
+struct scales {
+    float row[2];
+    const float *col;
 };
 
 template <typename T> static __device__ __forceinline__ void convert_to(T *y, float v)
@@ -81,18 +85,15 @@ template <typename T> static __device__ __forceinline__ void convert_to(T *y, fl
 
 /* A lane's sums d[4 b + i]: row g + 8 (i / 2) of the warp's, column 8 b + 2 t + i % 2. */
 template <typename T, bool scaled, int n>
-static __device__ __forceinline__ void store_as(const struct results *to, const float (&d)[n], int row, int col, bool add)
+static __device__ __forceinline__ void store_as(const struct results *to, const float (&d)[n], int row, int col, bool add, const struct scales *by)
 {
     constexpr int part = n % 16 == 0 ? 16 : n % 8 == 0 ? 8 : n; /* loads under way together */
     bool first = row < to->rows, second = row + 8 < to->rows;
     int ldy = (int)to->ldy, at = col * ldy + row;
     T *y = (T *)to->y;
-    float of_row[2] = {1, 1};
-    if (scaled && first) of_row[0] = __ldg(to->row_scale + row);
-    if (scaled && second) of_row[1] = __ldg(to->row_scale + row + 8);
 #pragma unroll
     for (int p = 0; p < n; p += part) {
-        float v[part], of_col[part / 2];
+        float v[part];
         auto each = [&](auto what) {
             int c = col + p * 2, from = at;
 #pragma unroll
@@ -105,16 +106,11 @@ static __device__ __forceinline__ void store_as(const struct results *to, const 
         };
 #pragma unroll
         for (int i = 0; i < part; i++) v[i] = 0;
-#pragma unroll
-        for (int i = 0; i < part / 2; i++) {
-            int c = col + p * 2 + i / 2 * 8 + i % 2;
-            of_col[i] = scaled && c < to->cols ? __ldg(to->col_scale + c) : 1.f;
-        }
         if constexpr (sizeof(T) == 4)
             if (add) each([&](int i, int from) { v[i] = y[from]; });
         each([&](int i, int from) {
             float sum = d[p + i];
-            if (scaled) sum *= of_row[i >> 1 & 1] * of_col[(i >> 2) * 2 + (i & 1)];
+            if (scaled) sum *= by->row[i >> 1 & 1] * by->col[p * 2 + (i >> 2) * 8 + (i & 1)];
             convert_to(y + from, sum + v[i]);
         });
         at += part * 2 * ldy;
@@ -122,11 +118,12 @@ static __device__ __forceinline__ void store_as(const struct results *to, const 
     }
 }
 
-template <bool scaled, int n> static __device__ __forceinline__ void store_sums(const struct results *to, const float (&d)[n], int row, int col)
+template <bool scaled, int n>
+static __device__ __forceinline__ void store_sums(const struct results *to, const float (&d)[n], int row, int col, const struct scales *by = NULL)
 {
-    if (to->into == INTO_F16) store_as<__half, scaled>(to, d, row, col, false);
-    else if (to->into == INTO_BF16) store_as<__nv_bfloat16, scaled>(to, d, row, col, false);
-    else store_as<float, scaled>(to, d, row, col, to->into == INTO_F32_ADD);
+    if (to->into == INTO_F16) store_as<__half, scaled>(to, d, row, col, false, by);
+    else if (to->into == INTO_BF16) store_as<__nv_bfloat16, scaled>(to, d, row, col, false, by);
+    else store_as<float, scaled>(to, d, row, col, to->into == INTO_F32_ADD, by);
 }
 
 /* ---- sums of tiles that several workers share ---- */
@@ -140,25 +137,37 @@ template <int n> static __device__ __forceinline__ void leave_chunks(const float
         __stcg((float4 *)to + (chunk + b) * 128 + thread, make_float4(sums[4 * b], sums[4 * b + 1], sums[4 * b + 2], sums[4 * b + 3]));
 }
 
-/* Chunks from, from + step … below `to` of the tile that `count` workers have left, `apart` floats from each other, added in their order;
- * at_once of them under way together. */
+static __device__ __forceinline__ void add_to(float4 *sum, float4 v)
+{
+    sum->x += v.x, sum->y += v.y, sum->z += v.z, sum->w += v.w;
+}
+
+/* Chunks from, from + step … below `to` of the tile that `count` workers (two at least) have left, `apart` floats from each other, added
+ * in their order. at_once chunks of three workers are loaded together; beyond the last chunk the last one is, for nothing: no branches. */
 template <int at_once, typename F>
 static __device__ __forceinline__ void join_chunks(const float *partial, int64_t apart, int count, int from, int to, int step, int thread, F store)
 {
     const float4 *first = (const float4 *)partial + thread;
 #pragma unroll 1
     for (int c0 = from; c0 < to; c0 += at_once * step) {
-        float4 sum[at_once];
+        float4 sum[at_once], second[at_once], third[at_once];
+        auto load = [&](float4 (&v)[at_once], int worker) {
 #pragma unroll
-        for (int n = 0; n < at_once; n++) sum[n] = make_float4(0, 0, 0, 0);
-#pragma unroll 4
-        for (int i = 0; i < count; i++)
+            for (int n = 0; n < at_once; n++) v[n] = __ldcg(first + worker * (apart / 4) + min(c0 + n * step, to - 1) * 128);
+        };
+        load(sum, 0), load(second, 1);
+        if (count > 2) load(third, 2);
 #pragma unroll
-            for (int n = 0; n < at_once; n++) {
-                if (c0 + n * step >= to) continue;
-                float4 v = __ldcg(first + i * (apart / 4) + (c0 + n * step) * 128);
-                sum[n].x += v.x, sum[n].y += v.y, sum[n].z += v.z, sum[n].w += v.w;
-            }
+        for (int n = 0; n < at_once; n++) add_to(&sum[n], second[n]);
+        if (count > 2)
+#pragma unroll
+            for (int n = 0; n < at_once; n++) add_to(&sum[n], third[n]);
+#pragma unroll 1
+        for (int i = 3; i < count; i++) {
+            load(second, i);
+#pragma unroll
+            for (int n = 0; n < at_once; n++) add_to(&sum[n], second[n]);
+        }
 #pragma unroll
         for (int n = 0; n < at_once; n++) {
             int c = c0 + n * step;

@@ -324,7 +324,7 @@ static enum err_code launch(const struct wide_call *c, const struct wide_kernel 
     if (streamers > room) streamers = room;
     if (streamers > c->multiprocessors) streamers = c->multiprocessors;
     if (streamers < 1) streamers = 1;
-    struct wide_args a = {(const uint8_t *)c->w->data, (const uint4 *)x, (uint8_t *)c->inputs, {y, c->ldy, c->w->rows, cols, (int)c->into, NULL, NULL},
+    struct wide_args a = {(const uint8_t *)c->w->data, (const uint4 *)x, (uint8_t *)c->inputs, {y, c->ldy, c->w->rows, cols, (int)c->into},
                           {units, col_tiles, whole, streamed, (int)streamers}, (int)ceil_of(c->w->rows, W4_PANEL_ROWS), c->partial, c->arrived,
                           c->arrived + c->multiprocessors};
     int blocks = whole ? c->multiprocessors : (int)streamers;

@@ -112,6 +112,7 @@ static __device__ __forceinline__ void wgmma_f16(float (&d)[64], const uint32_t 
 /* The same of E4M3: d (64 rows × 2n columns) = A × B, both from shared memory, 32 k's; `add`: to what d was. */
 #define E4M3_LIST_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define E4M3_LIST_32 E4M3_LIST_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define E4M3_LIST_40 E4M3_LIST_32 ",%32,%33,%34,%35,%36,%37,%38,%39"
 #define E4M3_LIST_48 E4M3_LIST_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define E4M3_LIST_64 E4M3_LIST_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define E4M3_LIST_80 E4M3_LIST_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
@@ -127,6 +128,7 @@ static __device__ __forceinline__ void wgmma_f16(float (&d)[64], const uint32_t 
     }
 E4M3_PRODUCT(16, "32", "16", "17", "18", D16(d, 0))
 E4M3_PRODUCT(32, "64", "32", "33", "34", D32(d, 0))
+E4M3_PRODUCT(40, "80", "40", "41", "42", D32(d, 0), D8(d, 32))
 E4M3_PRODUCT(48, "96", "48", "49", "50", D32(d, 0), D16(d, 32))
 E4M3_PRODUCT(64, "128", "64", "65", "66", D32(d, 0), D32(d, 32))
 E4M3_PRODUCT(80, "160", "80", "81", "82", D32(d, 0), D32(d, 32), D16(d, 64))
@@ -182,6 +184,12 @@ static __device__ __forceinline__ void tensor_copy_hinted(uint32_t to, const CUt
     WGMMA("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(to),
           "l"(map), "r"(k), "r"(row), "r"(bar), "l"(policy)
           : "memory");
+}
+
+/* The box into the second-level cache alone. */
+static __device__ __forceinline__ void tensor_prefetch_box(const CUtensorMap *map, int k, int row)
+{
+    WGMMA("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];\n" ::"l"(map), "r"(k), "r"(row) : "memory");
 }
 
 /* To the same place of every block of the cluster whose bit is in `blocks`; each one's barrier at the place of `bar` counts the bytes. */

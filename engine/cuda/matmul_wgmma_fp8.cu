@@ -11,7 +11,7 @@
  * The tensor cores keep sums of E4M3 products with some 14 bits. So a unit's products are summed from zero, and what comes out is added
  * to the tile's float32 sums (DeepSeek-V3's report, section 3.3.2). Where there are not registers enough for two sets of N columns, a
  * unit is multiplied in two halves of them. `ORDER`: the warpgroups take turns to multiply, so that one adds while the other's products
- * run.
+ * run: the next begins when the last but one product of a turn is done.
  *
  * A worker is a cluster (or a block). Workers wait for each other once, at the end: all must be on the device at once, which a
  * cooperative launch sees to. */
@@ -26,7 +26,7 @@ extern "C" {
 }
 
 enum { UNIT = 128, ROWS = 128, GROUPS = 2, THREADS = (GROUPS + 1) * 128, AT_ONCE = 8 /* chunks that a thread joins together */ };
-enum { SHARED_MOST = 232448, BARRIER_BYTES = 1024, WEIGHT_BYTES = ROWS * UNIT };
+enum { SHARED_MOST = 232448, BARRIER_BYTES = 256, WEIGHT_BYTES = ROWS * UNIT };
 enum { REGISTERS_FEW = 40, REGISTERS_MANY = 232 };
 enum { BARRIER_CONSUMERS = 1, BARRIER_TURN = 2 /* and 3 */ };
 
@@ -34,14 +34,16 @@ struct fp8_args {
     CUtensorMap weights, inputs;
     struct results to;
     struct deal deal;
+    const float *row_scale, *col_scale;
+    int ahead;         /* units of weights that go to the second-level cache before the ring asks for them */
     float *partial;    /* a block's sums of a tile: place (worker + tile - whole) × blocks of a worker + rank */
     unsigned *arrived; /* (streamed × blocks of a worker) zeros, and zeros again afterwards */
 };
 
 template <int N, int CHUNKS, int BLOCKS> struct fp8_shape {
     static constexpr int input_bytes = N * UNIT, stage_bytes = WEIGHT_BYTES + input_bytes;
-    static constexpr int fit = (SHARED_MOST - BARRIER_BYTES) / stage_bytes, stages = fit > 12 ? 12 : fit;
-    static constexpr int shared = stages * stage_bytes + BARRIER_BYTES;
+    static constexpr int fit = (SHARED_MOST - BARRIER_BYTES - N * 4) / stage_bytes, stages = fit > 12 ? 12 : fit;
+    static constexpr int shared = stages * stage_bytes + BARRIER_BYTES + N * 4; /* ring, barriers, the columns' scales */
     static constexpr int chunks = GROUPS * N / 8, tile_floats = ROWS * N; /* a chunk: four floats of each of 128 threads */
     static constexpr int arrivals = BLOCKS * GROUPS * 4;                  /* the warps that must have done with a stage */
 };
@@ -51,10 +53,12 @@ template <int N, int CHUNKS, int BLOCKS> struct fp8_shape {
 struct fp8_ring {
     uint32_t stages, full, empty; /* addresses */
     int rank;                     /* of this block in its cluster */
+    float *col_scale;             /* (N) */
 };
 
 template <int N, int CHUNKS, int BLOCKS>
-static __device__ __forceinline__ void ask_weights(const struct fp8_args *a, const struct fp8_ring *r, int stage, const struct segment *s, int unit, uint64_t policy)
+static __device__ __forceinline__ void ask_weights(const struct fp8_args *a, const struct fp8_ring *r, int stage, const struct segment *s, int unit, int ahead,
+                                                   uint64_t policy)
 {
     using shape = fp8_shape<N, CHUNKS, BLOCKS>;
     uint32_t bar = r->full + 8 * stage, to = r->stages + stage * shape::stage_bytes;
@@ -62,6 +66,7 @@ static __device__ __forceinline__ void ask_weights(const struct fp8_args *a, con
     mbarrier_expect(bar, shape::stage_bytes);
     if (a->deal.col_tiles == 1) tensor_copy_hinted(to, &a->weights, unit * UNIT, row, bar, policy);
     else tensor_copy(to, &a->weights, unit * UNIT, row, bar);
+    if (ahead && unit + ahead < s->to) tensor_prefetch_box(&a->weights, (unit + ahead) * UNIT, row);
 }
 
 template <int N, int CHUNKS, int BLOCKS>
@@ -85,7 +90,7 @@ static __device__ __forceinline__ void produce(const struct fp8_args *a, const s
     int ahead = 0;
     while (ahead < shape::stages && walk_next(&a->deal, &walk, &s, workers))
 #pragma unroll 1
-        for (int u = s.from; u < s.to && ahead < shape::stages; u++) ask_weights<N, CHUNKS, BLOCKS>(a, r, ahead++, &s, u, policy);
+        for (int u = s.from; u < s.to && ahead < shape::stages; u++) ask_weights<N, CHUNKS, BLOCKS>(a, r, ahead++, &s, u, 0, policy);
     if (BLOCKS > 1) cluster_wait();
     struct stage_turn turn = {0, 1}; /* the first turn finds its stages empty */
     walk = walk_begin(&a->deal, worker);
@@ -94,7 +99,7 @@ static __device__ __forceinline__ void produce(const struct fp8_args *a, const s
         for (int u = s.from; u < s.to; u++) {
             if (--ahead < 0) {
                 mbarrier_wait(r->empty + 8 * turn.stage, turn.parity);
-                ask_weights<N, CHUNKS, BLOCKS>(a, r, turn.stage, &s, u, policy);
+                ask_weights<N, CHUNKS, BLOCKS>(a, r, turn.stage, &s, u, a->ahead, policy);
             }
             ask_inputs<N, CHUNKS, BLOCKS>(a, r, turn.stage, &s, u);
             turn_on<shape::stages>(&turn);
@@ -115,9 +120,14 @@ static __device__ __forceinline__ void multiply_unit(float (&sums)[CHUNKS][N / C
         wgmma_hold(unit);
         wgmma_fence();
 #pragma unroll
-        for (int s = 0; s < 4; s++) wgmma_e4m3(unit, a + (uint32_t)(s * 2), b + (uint32_t)(c * (N / CHUNKS * UNIT >> 4) + s * 2), s > 0);
-        wgmma_commit();
-        if (ORDER) barrier_arrive(BARRIER_TURN + (group ^ 1), GROUPS * 128);
+        for (int s = 0; s < 4; s++) {
+            wgmma_e4m3(unit, a + (uint32_t)(s * 2), b + (uint32_t)(c * (N / CHUNKS * UNIT >> 4) + s * 2), s > 0);
+            if (s == 3 || (ORDER && s == 2)) wgmma_commit();
+        }
+        if (ORDER) {
+            wgmma_wait<1>();
+            barrier_arrive(BARRIER_TURN + (group ^ 1), GROUPS * 128);
+        }
         wgmma_wait<0>();
         wgmma_hold(unit);
         if (c == CHUNKS - 1) {
@@ -129,24 +139,40 @@ static __device__ __forceinline__ void multiply_unit(float (&sums)[CHUNKS][N / C
     }
 }
 
+static __device__ __forceinline__ float scale_of(const float *scale, int i, int count)
+{
+    return i < count ? __ldg(scale + i) : 0;
+}
+
+/* The scales of the columns from `col` on to shared memory, if they are not there already. */
+template <int N> static __device__ __forceinline__ void take_scales(const struct fp8_args *a, const struct fp8_ring *r, int *have, int col)
+{
+    if (*have == col) return;
+    *have = col;
+    barrier_sync(BARRIER_CONSUMERS, GROUPS * 128);
+    for (int i = (int)threadIdx.x; i < N; i += GROUPS * 128) r->col_scale[i] = scale_of(a->col_scale, col + i, a->to.cols);
+    barrier_sync(BARRIER_CONSUMERS, GROUPS * 128);
+}
+
 /* This block's part of a tile of which it had some units: all have arrived. */
 template <int N, int CHUNKS, int BLOCKS>
-static __device__ __forceinline__ void join_tile(const struct fp8_args *a, int tile, int rank, int worker, int group, int thread)
+static __device__ __forceinline__ void join_tile(const struct fp8_args *a, const struct fp8_ring *r, int tile, int first, int count, int worker, int group,
+                                                 int thread, int *have)
 {
     using shape = fp8_shape<N, CHUNKS, BLOCKS>;
-    int first = worker_of(&a->deal, tile * a->deal.units), count = worker_of(&a->deal, (tile + 1) * a->deal.units - 1) - first + 1;
-    int mine = worker - first, from = mine * shape::chunks / count, to = (mine + 1) * shape::chunks / count;
-    int at = a->deal.whole + tile, row0 = (at / a->deal.col_tiles * BLOCKS + rank) * ROWS, col0 = at % a->deal.col_tiles * N, lane = thread & 31;
-    unsigned *arrived = a->arrived + tile * BLOCKS + rank;
-    const float *partial = a->partial + ((int64_t)(first + tile) * BLOCKS + rank) * shape::tile_floats;
-    if (threadIdx.x == 0)
-        while (load_acquire(arrived) < (unsigned)count) { }
-    barrier_sync(BARRIER_CONSUMERS, GROUPS * 128);
+    int mine = worker - first, from = mine * shape::chunks / count, to = (mine + 1) * shape::chunks / count, lane = thread & 31;
+    int at = a->deal.whole + tile, row = (at / a->deal.col_tiles * BLOCKS + r->rank) * ROWS + (thread >> 5) * 16 + (lane >> 2), col = at % a->deal.col_tiles * N;
+    const float *partial = a->partial + ((int64_t)(first + tile) * BLOCKS + r->rank) * shape::tile_floats;
+    float of_row[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) of_row[i] = scale_of(a->row_scale, row + i / 2 * 64 + i % 2 * 8, a->to.rows);
+    take_scales<N>(a, r, have, col);
     join_chunks<AT_ONCE>(partial, BLOCKS * shape::tile_floats, count, from + group, to, GROUPS, thread, [&](int c, const float (&d)[4]) {
-        store_sums<true>(&a->to, d, row0 + c / (N / 8) * 64 + (thread >> 5) * 16 + (lane >> 2), col0 + c % (N / 8) * 8 + (lane & 3) * 2);
+        bool lower = c >= N / 8;
+        int b = (lower ? c - N / 8 : c) * 8 + (lane & 3) * 2;
+        struct scales by = {{lower ? of_row[2] : of_row[0], lower ? of_row[3] : of_row[1]}, r->col_scale + b};
+        store_sums<true>(&a->to, d, row + (lower ? 64 : 0), col + b, &by);
     });
-    barrier_sync(BARRIER_CONSUMERS, GROUPS * 128);
-    if (threadIdx.x == 0 && atomicAdd(arrived, 1u) == 2 * (unsigned)count - 1) *arrived = 0; /* nobody waits for it any more */
 }
 
 template <int N, int CHUNKS, int BLOCKS, bool ORDER>
@@ -158,12 +184,16 @@ static __device__ __forceinline__ void consume(const struct fp8_args *a, const s
     struct segment s;
     struct stage_turn turn = {0, 0};
     int split = -1, split_too = -1; /* tiles of which this worker had a part: two at most */
+    int have = -1; /* the first column whose scales are in shared memory */
     float sums[CHUNKS][N / CHUNKS / 2], unit[N / CHUNKS / 2];
 #pragma unroll
     for (int i = 0; i < N / CHUNKS / 2; i++) unit[i] = 0;
+    if (a->deal.col_tiles == 1) take_scales<N>(a, r, &have, 0);
     if (BLOCKS > 1) cluster_wait();
     if (ORDER && group == 1) barrier_arrive(BARRIER_TURN, GROUPS * 128); /* group 0 begins */
     while (walk_next(&a->deal, &walk, &s, workers)) {
+        int row = (s.tile / a->deal.col_tiles * BLOCKS + r->rank) * ROWS + group * 64 + warp * 16 + (lane >> 2);
+        struct scales by = {{scale_of(a->row_scale, row, a->to.rows), scale_of(a->row_scale, row + 8, a->to.rows)}, r->col_scale + (lane & 3) * 2};
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++)
 #pragma unroll
@@ -185,15 +215,30 @@ static __device__ __forceinline__ void consume(const struct fp8_args *a, const s
             if (split < 0) split = tile;
             else split_too = tile;
         } else {
-            int row = (s.tile / a->deal.col_tiles * BLOCKS + r->rank) * ROWS + group * 64 + warp * 16 + (lane >> 2);
-            int col = s.tile % a->deal.col_tiles * N + (lane & 3) * 2;
+            int col = s.tile % a->deal.col_tiles * N;
+            take_scales<N>(a, r, &have, col);
 #pragma unroll
-            for (int c = 0; c < CHUNKS; c++) store_sums<true>(&a->to, sums[c], row, col + c * (N / CHUNKS));
+            for (int c = 0; c < CHUNKS; c++, by.col += N / CHUNKS) store_sums<true>(&a->to, sums[c], row, col + (lane & 3) * 2 + c * (N / CHUNKS), &by);
         }
     }
     if (ORDER && group == 0) barrier_sync(BARRIER_TURN, GROUPS * 128); /* the last turn that group 1 gave */
-#pragma unroll 1
-    for (; split >= 0; split = split_too, split_too = -1) join_tile<N, CHUNKS, BLOCKS>(a, split, r->rank, worker, group, thread);
+    if (split < 0) return;
+    int first[2], count[2], tile[2] = {split, split_too};
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        first[i] = worker_of(&a->deal, tile[i] * a->deal.units), count[i] = worker_of(&a->deal, (tile[i] + 1) * a->deal.units - 1) - first[i] + 1;
+        if (thread == 0 && group == i && tile[i] >= 0)
+            while (load_acquire(a->arrived + tile[i] * BLOCKS + r->rank) < (unsigned)count[i]) { }
+    }
+    barrier_sync(BARRIER_CONSUMERS, GROUPS * 128);
+    join_tile<N, CHUNKS, BLOCKS>(a, r, tile[0], first[0], count[0], worker, group, thread, &have);
+    if (tile[1] >= 0) join_tile<N, CHUNKS, BLOCKS>(a, r, tile[1], first[1], count[1], worker, group, thread, &have);
+    barrier_sync(BARRIER_CONSUMERS, GROUPS * 128);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        unsigned *arrived = a->arrived + tile[i] * BLOCKS + r->rank; /* who comes last makes it zero: nobody waits any more */
+        if (thread == 0 && group == i && tile[i] >= 0 && atomicAdd(arrived, 1u) == 2 * (unsigned)count[i] - 1) *arrived = 0;
+    }
 }
 
 template <int N, int CHUNKS, int BLOCKS, bool ORDER> __global__ void __launch_bounds__(THREADS, 1) fp8_multiply(const __grid_constant__ struct fp8_args a)
@@ -205,6 +250,7 @@ template <int N, int CHUNKS, int BLOCKS, bool ORDER> __global__ void __launch_bo
     r.stages = shared_address(shared);
     r.full = r.stages + shape::stages * shape::stage_bytes, r.empty = r.full + 8 * shape::stages;
     r.rank = (int)blockIdx.x % BLOCKS;
+    r.col_scale = (float *)(shared + shape::stages * shape::stage_bytes + BARRIER_BYTES);
     int worker = (int)blockIdx.x / BLOCKS, workers = (int)gridDim.x / BLOCKS;
     if (threadIdx.x == 0) {
         tensor_prefetch(&a.weights);
@@ -244,12 +290,12 @@ struct fp8_kernel {
 #define FP8(N, CHUNKS, BLOCKS, ORDER) {fp8_multiply<N, CHUNKS, BLOCKS, ORDER>, N, BLOCKS, fp8_shape<N, CHUNKS, BLOCKS>::shared, ORDER}
 static const struct fp8_kernel KERNELS[] = {
     /* columns, halves of a unit's products, blocks of a cluster, in turns */
-    FP8(32, 1, 1, false),  FP8(32, 1, 2, false),  FP8(64, 1, 1, false),  FP8(64, 1, 2, false),  FP8(96, 1, 1, false), FP8(96, 1, 2, false),
-    FP8(128, 1, 1, false), FP8(128, 1, 2, false), FP8(128, 1, 2, true),  FP8(160, 1, 1, false), FP8(160, 1, 2, false), FP8(160, 1, 2, true),
-    FP8(192, 1, 1, false), FP8(192, 1, 2, false), FP8(192, 1, 2, true),  FP8(256, 2, 1, false), FP8(256, 2, 2, false), FP8(256, 2, 2, true),
+    FP8(32, 1, 1, false),  FP8(64, 1, 1, false), FP8(64, 1, 1, true),  FP8(80, 1, 1, true), FP8(96, 1, 1, false),  FP8(96, 1, 1, true),  FP8(128, 1, 1, false),
+    FP8(128, 1, 1, true),  FP8(128, 1, 2, true), FP8(160, 1, 1, false), FP8(160, 1, 1, true), FP8(160, 1, 2, true), FP8(192, 1, 1, false),
+    FP8(192, 1, 1, true),  FP8(192, 1, 2, true), FP8(256, 2, 1, false), FP8(256, 2, 1, true), FP8(256, 2, 2, true),
 };
 enum { KERNEL_COUNT = sizeof KERNELS / sizeof KERNELS[0], LEAST_UNITS = 4 /* of a streaming worker, unless there are fewer */ };
-enum { JOIN_UNITS = 6 /* what joining takes, in units */ };
+enum { JOIN_NS = 5000, AHEAD = 0 };
 static_assert((int)KERNEL_COUNT <= (int)WIDE8_KERNELS_MAX, "a matmul's table of workers is too short");
 
 static int64_t ceil_of(int64_t a, int64_t b)
@@ -315,7 +361,7 @@ static int kernel_for(int cols)
         int64_t padded = ceil_of(cols, KERNELS[i].cols) * KERNELS[i].cols, so_far = ceil_of(cols, KERNELS[best].cols) * KERNELS[best].cols;
         int tiles = (int)ceil_of(cols, KERNELS[i].cols), tiles_so_far = (int)ceil_of(cols, KERNELS[best].cols);
         if (tiles < tiles_so_far || (tiles == tiles_so_far && padded < so_far)) best = i;
-        else if (padded == so_far && tiles == tiles_so_far && KERNELS[i].blocks > 1 && cols > 64 && !KERNELS[i].order) best = i;
+        else if (padded == so_far && tiles == tiles_so_far && KERNELS[i].blocks == 1 && cols > 64 && KERNELS[i].order) best = i;
     }
     return best;
 }
@@ -335,6 +381,15 @@ static enum err_code prepare(const struct wide8_call *c, int kernel, struct err 
     return code;
 }
 
+/* Nanoseconds that a unit takes when so many multiprocessors are at it, `col_tiles` of them at the same weights: what a multiprocessor
+ * needs to get and multiply it, or what the memory needs for all (an H100's figures). */
+static double unit_ns(const struct fp8_kernel *k, int multiprocessors, int col_tiles)
+{
+    double product = 60 + 2.9 * k->cols, memory = 5.4 * multiprocessors / col_tiles;
+    if (product < 390) product = 390;
+    return product > memory ? product : memory;
+}
+
 static struct deal deal_of(const struct wide8_call *c, const struct fp8_kernel *kernel, int cols, int workers)
 {
     int units = (int)ceil_of(c->w->k, UNIT), col_tiles = (int)ceil_of(cols, kernel->cols);
@@ -343,8 +398,9 @@ static struct deal deal_of(const struct wide8_call *c, const struct fp8_kernel *
     if (streamers > room) streamers = room;
     if (streamers > workers) streamers = workers;
     if (streamers < 1) streamers = 1;
-    bool worth = c->streaming ? c->streaming > 1 : ceil_of((int64_t)streamed * units, streamers) + JOIN_UNITS < units;
-    if (!worth) whole = tiles, streamed = 0, streamers = 1; /* the last turn has too few tiles to be worth dealing out */
+    double dealt = (double)streamed * units / (double)streamers * unit_ns(kernel, (int)streamers * kernel->blocks, col_tiles) + JOIN_NS;
+    bool worth = c->streaming ? c->streaming > 1 : dealt < units * unit_ns(kernel, streamed * kernel->blocks, col_tiles);
+    if (!worth) whole = tiles, streamed = 0, streamers = 1;
     return {units, col_tiles, whole, streamed, (int)streamers};
 }
 
@@ -357,12 +413,14 @@ static enum err_code launch(const struct wide8_call *c, int kernel, int first, i
         !map_of(&a.inputs, (const uint8_t *)c->x->data + (int64_t)first * c->w->k, cols, c->w->k, k->cols / k->blocks))
         return err_set(e, ERR_INTERNAL, "the driver makes no map of a tensor of %d × %d by %d columns", c->w->rows, c->w->k, cols);
     void *y = (uint8_t *)c->y + (int64_t)first * c->ldy * (c->into == INTO_F16 || c->into == INTO_BF16 ? 2 : 4);
-    a.to = {y, c->ldy, c->w->rows, cols, (int)c->into, c->w->scale, c->x->scale + first};
+    a.to = {y, c->ldy, c->w->rows, cols, (int)c->into};
+    a.row_scale = c->w->scale, a.col_scale = c->x->scale + first;
+    a.ahead = c->ahead ? c->ahead - 1 : AHEAD;
     a.deal = deal_of(c, k, cols, c->workers[kernel]);
     a.partial = c->partial, a.arrived = c->arrived;
     int workers = a.deal.whole ? a.deal.whole : a.deal.streamers;
     if (workers > c->workers[kernel]) workers = c->workers[kernel];
-    return cuda_check(LAUNCH_CLUSTERS(k->function, workers * k->blocks, THREADS, (size_t)k->shared, k->blocks, stream, a), "fp8_multiply", e);
+    return cuda_check(LAUNCH_CLUSTERS(k->function, workers * k->blocks, THREADS, (size_t)k->shared, k->blocks, a.deal.streamed > 0, stream, a), "fp8_multiply", e);
 }
 
 enum err_code wide8_run(const struct wide8_call *c, cudaStream_t stream, struct err *e)

@@ -50,8 +50,8 @@ void emulate_exchange(const void *in, int bytes, void *out);
     ((void)(stream), emulate_run(blocks, threads, shared, false, [&] { kernel(__VA_ARGS__); }))
 #define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) \
     ((void)(stream), emulate_run(dim3((unsigned)(blocks)), threads, shared, true, [&] { (kernel)(args); }), cudaSuccess)
-#define LAUNCH_CLUSTERS(kernel, blocks, threads, shared, cluster, stream, args) \
-    (emulate_cluster = (cluster), LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args))
+#define LAUNCH_CLUSTERS(kernel, blocks, threads, shared, cluster, together, stream, args) \
+    ((void)(together), emulate_cluster = (cluster), LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args))
 #define CLUSTERS_MOST(most, kernel, cluster, threads, shared) (*(most) /= (cluster), cudaSuccess)
 #define SHARED_BYTES(name) uint8_t *name = emulate_shared()
 #define SHARED_SWIZZLED(name) SHARED_BYTES(name)

@@ -124,6 +124,7 @@ void cluster_wait(void);
 void barrier_arrive(int id, int threads);
 
 static inline void tensor_prefetch(const CUtensorMap *) {}
+static inline void tensor_prefetch_box(const CUtensorMap *, int, int) {}
 
 static inline void tensor_copy_hinted(uint32_t to, const CUtensorMap *map, int k, int row, uint32_t bar, uint64_t)
 {
