@@ -327,8 +327,8 @@ static void wide(struct rotation *r)
     }
 }
 
-/* One line for a shape and a number of columns: microseconds of cuBLASLt and of the instances (columns/blocks of a cluster, t: in turns)
- * that fit, tiles whole and the last ones dealt out; the best one with weights fetched into the cache ahead; what the program takes. */
+/* One line for a shape and a number of columns: microseconds of cuBLASLt, of the instances that fit, with all tiles whole and with the
+ * last ones dealt out, of the best one in a graph, and of what the program takes. */
 static void fp8wide_line(struct rotation *r, int cols)
 {
     const struct matrix *w = &r->w[0];
@@ -341,12 +341,11 @@ static void fp8wide_line(struct rotation *r, int cols)
     matmul_set_tuning(m, &lt);
     if (matmul_has_lt(m) && !matmul_warm(m, w, cols, INTO_F32, w->rows, 0, &e)) printf(" lt %5.1f", seconds(r, &x, INTO_F32, 2) * 1e6);
     for (int i = 0; i < wide8_kernels(); i++) {
-        struct wide8_kernel k = wide8_kernel_of(i);
-        int padded = (cols + k.cols - 1) / k.cols * k.cols;
-        bool few = w->rows <= 66 * 128 && padded == 2 * k.cols; /* two tiles of columns fill the card */
-        if (padded >= 2 * cols || (cols > k.cols && ((k.cols < 128 && !few) || padded > cols * 4 / 3))) continue;
+        int of = wide8_kernel_cols(i), padded = (cols + of - 1) / of * of;
+        bool few = w->rows <= 66 * 128 && padded == 2 * of; /* two tiles of columns fill the card */
+        if (padded >= 2 * cols || (cols > of && ((of < 128 && !few) || padded > cols * 4 / 3))) continue;
         if (padded > (cols + 31) / 32 * 32 && padded > (cols + 63) / 64 * 64) continue;
-        printf(" | %d/%d%s", k.cols, k.blocks, k.order ? "t" : "");
+        printf(" | %d:", of);
         for (int splits = 1; splits <= 2; splits++) {
             struct matmul_tuning tuning = {WAY_WIDE, i, splits, 0, 0, false};
             matmul_set_tuning(m, &tuning);
@@ -355,14 +354,8 @@ static void fp8wide_line(struct rotation *r, int cols)
             if (s > 0 && (least == 0 || s < least)) least = s, best = tuning;
         }
     }
-    printf(" | best with 4, 8 ahead:");
-    for (best.stages = 5; best.stages <= 9; best.stages += 4) {
-        matmul_set_tuning(m, &best);
-        printf(" %5.1f", seconds(r, &x, INTO_F32, 2) * 1e6);
-    }
-    best.stages = 0;
     matmul_set_tuning(m, &best);
-    printf(" graph %5.1f", seconds_in_graph(r, &x, INTO_F32, 2) * 1e6);
+    printf(" | graph %5.1f", seconds_in_graph(r, &x, INTO_F32, 2) * 1e6);
     matmul_set_tuning(m, NULL);
     s = seconds(r, &x, INTO_F32, 2);
     printf(" auto %5.1f, %.2f x aim, %3.0f %% of reading, %4.0f TFLOP/s\n", s * 1e6, least / aim, 100 * bytes / least / read_rate, operations / least / 1e12);

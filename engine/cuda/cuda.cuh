@@ -39,41 +39,6 @@ static inline cudaError_t launch_together(const void *kernel, int blocks, int th
     void *list[] = {args};
     return cudaLaunchCooperativeKernel(kernel, dim3((unsigned)blocks), dim3((unsigned)threads), list, shared, stream);
 }
-
-/* In clusters of `cluster` blocks; together: as above. */
-#define LAUNCH_CLUSTERS(kernel, blocks, threads, shared, cluster, together, stream, args) \
-    launch_clusters((const void *)(kernel), blocks, threads, shared, cluster, together, stream, &(args))
-/* How many of these are on the device at once. */
-#define CLUSTERS_MOST(most, kernel, cluster, threads, shared) clusters_most(most, (const void *)(kernel), cluster, threads, shared)
-
-static inline cudaLaunchConfig_t clusters_config(cudaLaunchAttribute attribute[2], int blocks, int threads, size_t shared, int cluster, bool together)
-{
-    unsigned count = 0;
-    if (cluster > 1) {
-        attribute[count].id = cudaLaunchAttributeClusterDimension;
-        attribute[count].val.clusterDim.x = (unsigned)cluster, attribute[count].val.clusterDim.y = 1, attribute[count].val.clusterDim.z = 1;
-        count++;
-    }
-    if (together) attribute[count].id = cudaLaunchAttributeCooperative, attribute[count].val.cooperative = 1, count++;
-    return {dim3((unsigned)blocks), dim3((unsigned)threads), shared, 0, attribute, count};
-}
-
-static inline cudaError_t launch_clusters(const void *kernel, int blocks, int threads, size_t shared, int cluster, bool together, cudaStream_t stream,
-                                          void *args)
-{
-    void *list[] = {args};
-    cudaLaunchAttribute attribute[2] = {};
-    cudaLaunchConfig_t config = clusters_config(attribute, blocks, threads, shared, cluster, together);
-    config.stream = stream;
-    return cudaLaunchKernelExC(&config, kernel, list);
-}
-
-static inline cudaError_t clusters_most(int *most, const void *kernel, int cluster, int threads, size_t shared)
-{
-    cudaLaunchAttribute attribute[2] = {};
-    cudaLaunchConfig_t config = clusters_config(attribute, cluster, threads, shared, cluster, false);
-    return cudaOccupancyMaxActiveClusters(most, kernel, &config);
-}
 #endif
 
 /* ---- weights on the device ---- */

@@ -22,8 +22,7 @@ struct matmul {
     __half *rows;      /* dequantized weights, E4M3 inputs as F16, or the wide kernel's inputs */
     int64_t rows_bytes;
     bool wide, wide8;  /* the device has the wide kernel, and FP8's, and they are allowed */
-    uint64_t wide_ready;
-    int wide8_workers[WIDE8_KERNELS_MAX];
+    uint64_t wide_ready, wide8_ready;
     int multiprocessors, shared_max, shared_all; /* bytes of shared memory: of a block, of a multiprocessor */
     uint64_t ready[LAYOUTS]; /* bit i: the table's kernel i may take more shared memory than is usual */
 };
@@ -44,8 +43,9 @@ static int lt_cols_dequantized(enum layout layout)
     }
 }
 
-/* Columns of E4M3 inputs up to which FP8's wide kernel is the faster way. */
-enum { WIDE8_COLS_MAX = 512 };
+/* Columns of E4M3 inputs for FP8's wide kernel: always up to the first number, where its tiles fill the card up to the last. cuBLASLt, whose
+ * tiles have 128 columns, has those in between that fill them, where rows are few (docs/performance-gpu.md). */
+enum { WIDE8_COLS = 256, WIDE8_COLS_MAX = 512, WIDE8_LT_FROM = 81, WIDE8_LT_TO = 128, WIDE8_TILE_ROWS = 128 };
 
 /* Columns of 4-bit weights for the wide kernel; its widest instance. */
 enum { WIDE_COLS = 8, WIDE_COLS_MAX = 2048, WIDE_COLS_TILE = 128 };
@@ -317,18 +317,26 @@ static enum err_code wide_multiplied(struct matmul *m, const struct matrix *w, c
     return wide_run(&call, stream, e);
 }
 
+static bool wide8_wins(const struct matmul *m, int rows, int cols)
+{
+    int tiles = ceil_div(rows, WIDE8_TILE_ROWS), both = tiles * 2, turns = ceil_div(both, m->multiprocessors);
+    if (cols > WIDE8_COLS) return cols <= WIDE8_COLS_MAX && both * 10 >= turns * m->multiprocessors * 9; /* two tiles of columns */
+    return cols < WIDE8_LT_FROM || cols > WIDE8_LT_TO || tiles * 2 > m->multiprocessors;
+}
+
 static bool wide8_takes(const struct matmul *m, const struct matrix *w, const struct operand *x)
 {
     if (!m->wide8 || matrix_layout(w) != LAYOUT_FP8 || x->form != FORM_E4M3 || w->k % 16) return false;
     if ((uintptr_t)w->data % 16 || (uintptr_t)x->data % 16) return false; /* tensor copies' rule */
-    return m->tuning.way == WAY_WIDE || (m->tuning.way == WAY_AUTO && (x->cols <= WIDE8_COLS_MAX || !m->lt));
+    if (m->tuning.way != WAY_AUTO || !m->lt) return m->tuning.way == WAY_WIDE || m->tuning.way == WAY_AUTO;
+    return wide8_wins(m, w->rows, x->cols);
 }
 
 static enum err_code wide8_multiplied(struct matmul *m, const struct matrix *w, const struct operand *x, enum into into, void *y, int64_t ldy,
                                       cudaStream_t stream, struct err *e)
 {
-    struct wide8_call call = {w, x, into, y, ldy, m->tuning.kernel, m->tuning.splits, m->tuning.stages, m->multiprocessors,
-                              m->partial, m->arrived, PARTIAL_BYTES, m->wide8_workers};
+    struct wide8_call call = {w, x, into, y, ldy, m->tuning.kernel, m->tuning.splits, m->multiprocessors, m->partial, m->arrived, PARTIAL_BYTES,
+                              &m->wide8_ready};
     return wide8_run(&call, stream, e);
 }
 

@@ -104,7 +104,6 @@ ERR_CHECKED enum err_code wide_run(const struct wide_call *call, cudaStream_t st
 
 /* ---- the wide kernel of FP8 weights × E4M3 inputs ---- */
 
-enum { WIDE8_KERNELS_MAX = 32 };
 struct wide8_call {
     const struct matrix *w;  /* k a multiple of 16 */
     const struct operand *x; /* E4M3 */
@@ -112,21 +111,15 @@ struct wide8_call {
     void *y;
     int64_t ldy;
     int kernel;          /* an instance, or -1 */
-    int streaming;       /* 0: by size; 1: tiles stay whole; 2: those left over are always dealt out */
-    int ahead;           /* units of weights that go to the second-level cache before the ring asks for them, plus 1; 0: chosen */
+    int streaming;       /* 0: the faster; 1: tiles stay whole; 2: those beyond whole turns are dealt out */
     int multiprocessors; /* blocks, which wait for each other: all must run at once */
     float *partial;      /* sums of tiles that blocks share */
     unsigned *arrived;   /* (multiprocessors) zeros between calls */
     int64_t partial_bytes;
-    int *workers;        /* (WIDE8_KERNELS_MAX) how many clusters of each instance run at once; zeros at first */
+    uint64_t *ready;     /* bit i: instance i may take its shared memory */
 };
 bool wide8_device(void);
-int wide8_kernels(void);
-struct wide8_kernel {
-    int cols, blocks; /* of a tile; of a cluster */
-    bool order;
-};
-struct wide8_kernel wide8_kernel_of(int kernel);
+int wide8_kernels(void), wide8_kernel_cols(int kernel);
 ERR_CHECKED enum err_code wide8_run(const struct wide8_call *call, cudaStream_t stream, struct err *e);
 
 /* ---- other kernels ---- */
@@ -173,7 +166,7 @@ enum way { WAY_AUTO, WAY_TILE, WAY_LT, WAY_WIDE };
 struct matmul_tuning {
     enum way way;
     int kernel;          /* the index in the layout's table or among the wide kernel's instances, or -1 */
-    int splits, stages;  /* 0: chosen; splits of FP8's wide kernel: see struct wide8_call, streaming and ahead */
+    int splits, stages;  /* 0: chosen; splits of FP8's wide kernel: see struct wide8_call, streaming */
     int64_t slice_bytes; /* of dequantized weights at a time; 0: chosen */
     bool fast_sums;      /* see struct lt_call */
 };

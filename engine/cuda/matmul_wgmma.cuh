@@ -1,5 +1,5 @@
 /* Hopper's warpgroup products and what goes with them. Source: the PTX ISA (wgmma.mma_async, matrix descriptors, cp.async, tensor
- * copies, clusters). */
+ * copies). */
 #ifndef RUNG_ENGINE_CUDA_MATMUL_WGMMA_CUH
 #define RUNG_ENGINE_CUDA_MATMUL_WGMMA_CUH
 
@@ -184,48 +184,6 @@ static __device__ __forceinline__ void tensor_copy_hinted(uint32_t to, const CUt
     WGMMA("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(to),
           "l"(map), "r"(k), "r"(row), "r"(bar), "l"(policy)
           : "memory");
-}
-
-/* The box into the second-level cache alone. */
-static __device__ __forceinline__ void tensor_prefetch_box(const CUtensorMap *map, int k, int row)
-{
-    WGMMA("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];\n" ::"l"(map), "r"(k), "r"(row) : "memory");
-}
-
-/* To the same place of every block of the cluster whose bit is in `blocks`; each one's barrier at the place of `bar` counts the bytes. */
-static __device__ __forceinline__ void tensor_copy_cluster(uint32_t to, const CUtensorMap *map, int k, int row, uint32_t bar, int blocks)
-{
-    WGMMA("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(to),
-          "l"(map), "r"(k), "r"(row), "r"(bar), "h"((uint16_t)blocks)
-          : "memory");
-}
-
-/* ---- clusters ---- */
-
-/* Each thread of the cluster's blocks arrives, and waits once, before it arrives again. */
-static __device__ __forceinline__ void cluster_arrive()
-{
-    WGMMA("barrier.cluster.arrive.release;\n" ::: "memory");
-}
-
-static __device__ __forceinline__ void cluster_wait()
-{
-    WGMMA("barrier.cluster.wait.acquire;\n" ::: "memory");
-}
-
-/* The barrier at the place of `bar` in the cluster's block `rank`. */
-static __device__ __forceinline__ void mbarrier_arrive_at(uint32_t bar, int rank)
-{
-    WGMMA("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(bar), "r"(rank)
-          : "memory");
-}
-
-/* ---- order among warpgroups ---- */
-
-/* Counts as one of the `threads` of barrier_sync, and goes on. */
-static __device__ __forceinline__ void barrier_arrive(int id, int threads)
-{
-    asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
 }
 
 #endif

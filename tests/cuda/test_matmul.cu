@@ -422,12 +422,12 @@ static void wide_kernel(struct matmul *m)
     for (int i = 0; i < (small ? 3 : 8); i++) wide_shape_of(m, shapes[i][0], shapes[i][1], shapes[i][2]);
 }
 
-/* ---- FP8's wide kernel: the same, k's that end within a unit, rows that end within a cluster ---- */
+/* ---- FP8's wide kernel: the same, k's that end within a unit, rows that end within a tile ---- */
 
 /* Columns around `cols`: one, some, all but one, all, one tile more. */
 static void wide8_instance(struct matmul *m, const struct weights *w, const struct inputs *in, int kernel)
 {
-    int of = wide8_kernel_of(kernel).cols, list[] = {1, of / 2 + 3, of - 1, of, of + 1, of * 2};
+    int of = wide8_kernel_cols(kernel), list[] = {1, of / 2 + 3, of - 1, of, of + 1, of * 2};
     for (int c = 0; c < 6; c++)
         for (int streaming = 0; streaming <= 2; streaming++) {
             char way[40];

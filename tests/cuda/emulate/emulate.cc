@@ -11,7 +11,6 @@ struct emulate_index threadIdx, blockIdx, blockDim, gridDim;
 /* Static, as __shared__ variables are: an address in shared memory fits 31 bits, counted from here. */
 alignas(1024) static uint8_t arena[64 << 20];
 uint8_t *emulate_arena = arena;
-int emulate_cluster = 1;
 
 enum { FIBERS = 8192, STACK_BYTES = 64 << 10, ARENA_BYTES = sizeof arena, STUCK = 100000000 /* switches with nothing achieved */ };
 
@@ -19,7 +18,6 @@ static struct fiber {
     void *stack;
     bool done;
     unsigned thread, block;
-    unsigned met; /* turns of its cluster's meetings that it arrived for */
 } fibers[FIBERS];
 static struct warp {
     char given[2][32][32];
@@ -31,7 +29,6 @@ struct meeting {
     unsigned turn;
 };
 static std::map<int, struct meeting> meetings; /* by block and barrier */
-static std::map<int, struct meeting> clusters; /* by their first block */
 struct barrier {
     int count, pending;
     int64_t bytes;
@@ -180,7 +177,6 @@ static void run_blocks(unsigned first, unsigned blocks)
     memset(warps, 0, sizeof warps);
     memset(emulate_arena, 0xff, shared_bytes * blocks);
     meetings.clear();
-    clusters.clear();
     barriers.clear();
     products.clear();
     for (size_t i = 0; i < count; i++) {
@@ -188,7 +184,7 @@ static void run_blocks(unsigned first, unsigned blocks)
         *--top = NULL;
         *--top = (void *)enter;
         for (int r = 0; r < 6; r++) *--top = NULL;
-        fibers[i] = {top, false, (unsigned)(i % blockDim.x), first + (unsigned)(i / blockDim.x), 0};
+        fibers[i] = {top, false, (unsigned)(i % blockDim.x), first + (unsigned)(i / blockDim.x)};
         order[i] = (int)i;
     }
     for (size_t i = count - 1; i > 0; i--) std::swap(order[i], order[random_number() % (i + 1)]);
@@ -216,19 +212,11 @@ void emulate_run(dim3 grid, unsigned threads, size_t shared, bool together, cons
     if (together) run_blocks(0, blocks);
     else
         for (unsigned b = 0; b < blocks; b++) run_blocks(b, 1);
-    emulate_cluster = 1;
 }
 
 uint8_t *emulate_shared(void)
 {
     return emulate_arena + (alone ? 0 : fibers[now].block * shared_bytes);
-}
-
-uint32_t emulate_place(uint32_t address, int rank)
-{
-    int mine = (int)fibers[now].block % emulate_cluster;
-    if (rank < 0 || rank >= emulate_cluster) fail("no such block in the cluster");
-    return (uint32_t)((int64_t)address + (rank - mine) * (int64_t)shared_bytes);
 }
 
 /* ---- where threads meet ---- */
@@ -243,31 +231,6 @@ void emulate_barrier(int id, int threads)
         idle = 0;
     } else
         while (m->turn == turn) emulate_yield();
-}
-
-void barrier_arrive(int id, int threads)
-{
-    struct meeting *m = &meetings[(int)fibers[now].block * 16 + id];
-    if (++m->count != threads) return;
-    m->count = 0;
-    m->turn++;
-    idle = 0;
-}
-
-void cluster_arrive(void)
-{
-    struct meeting *m = &clusters[(int)fibers[now].block / emulate_cluster];
-    fibers[now].met = m->turn + 1;
-    if (++m->count != (int)blockDim.x * emulate_cluster) return;
-    m->count = 0;
-    m->turn++;
-    idle = 0;
-}
-
-void cluster_wait(void)
-{
-    struct meeting *m = &clusters[(int)fibers[now].block / emulate_cluster];
-    while ((int)(m->turn - fibers[now].met) < 0) emulate_yield();
 }
 
 void emulate_exchange(const void *in, int bytes, void *out)
@@ -324,12 +287,6 @@ void tensor_copy(uint32_t to, const CUtensorMap *map, int k, int row, uint32_t b
     c.bytes = c.tensor.box_k * c.tensor.box_rows;
     if (to % 128 != 0) fail("a tensor's copy to no multiple of 128 bytes");
     copies.push_back(c);
-}
-
-void tensor_copy_cluster(uint32_t to, const CUtensorMap *map, int k, int row, uint32_t bar, int blocks)
-{
-    for (int i = 0; i < emulate_cluster; i++)
-        if (blocks >> i & 1) tensor_copy(emulate_place(to, i), map, k, row, emulate_place(bar, i));
 }
 
 static CUresult encode_tiled(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t rank, void *data, const cuuint64_t *sizes, const cuuint64_t *apart,

@@ -37,10 +37,7 @@ extern struct emulate_index threadIdx, blockIdx, blockDim, gridDim;
 extern uint8_t *emulate_arena; /* the shared memory of all blocks */
 
 void emulate_run(dim3 blocks, unsigned threads, size_t shared, bool together, const std::function<void()> &kernel);
-extern int emulate_cluster; /* blocks of a cluster, for the next launch */
 uint8_t *emulate_shared(void);
-/* The place of an address of this block's shared memory in the cluster's block `rank`. */
-uint32_t emulate_place(uint32_t address, int rank);
 void emulate_yield(void);
 void emulate_barrier(int id, int threads);
 /* A warp's 32 lanes each give `bytes` (32 at most) and get all. */
@@ -50,9 +47,6 @@ void emulate_exchange(const void *in, int bytes, void *out);
     ((void)(stream), emulate_run(blocks, threads, shared, false, [&] { kernel(__VA_ARGS__); }))
 #define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) \
     ((void)(stream), emulate_run(dim3((unsigned)(blocks)), threads, shared, true, [&] { (kernel)(args); }), cudaSuccess)
-#define LAUNCH_CLUSTERS(kernel, blocks, threads, shared, cluster, together, stream, args) \
-    ((void)(together), emulate_cluster = (cluster), LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args))
-#define CLUSTERS_MOST(most, kernel, cluster, threads, shared) (*(most) /= (cluster), cudaSuccess)
 #define SHARED_BYTES(name) uint8_t *name = emulate_shared()
 #define SHARED_SWIZZLED(name) SHARED_BYTES(name)
 

@@ -115,25 +115,15 @@ static inline void copy_arrive(uint32_t bar)
     mbarrier_arrive(bar);
 }
 
-/* ---- tensor copies, clusters ---- */
+/* ---- tensor copies ---- */
 
 void tensor_copy(uint32_t to, const CUtensorMap *map, int k, int row, uint32_t bar);
-void tensor_copy_cluster(uint32_t to, const CUtensorMap *map, int k, int row, uint32_t bar, int blocks);
-void cluster_arrive(void);
-void cluster_wait(void);
-void barrier_arrive(int id, int threads);
 
 static inline void tensor_prefetch(const CUtensorMap *) {}
-static inline void tensor_prefetch_box(const CUtensorMap *, int, int) {}
 
 static inline void tensor_copy_hinted(uint32_t to, const CUtensorMap *map, int k, int row, uint32_t bar, uint64_t)
 {
     tensor_copy(to, map, k, row, bar);
-}
-
-static inline void mbarrier_arrive_at(uint32_t bar, int rank)
-{
-    mbarrier_arrive(emulate_place(bar, rank));
 }
 
 #endif
