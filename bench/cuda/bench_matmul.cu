@@ -4,6 +4,7 @@
  *   bench_matmul ways       both ways of every product, slices and sums of several kinds
  *   bench_matmul sweep      every instance of the tile kernel with several stages and splits
  *   bench_matmul wide       every instance of the wide kernel (4-bit weights on Hopper) beside the other ways
+ *   bench_matmul fp8wide    every instance of the wide kernel for FP8 weights × E4M3 inputs beside cuBLASLt
  *   bench_matmul step       the products of all 95 layers together, for several numbers of columns
  * A second argument keeps to one kind ("W4", "Q4_K" …), with "wide" a third to one number of columns. */
 #include "engine/cuda/matmul_private.cuh"
@@ -326,6 +327,55 @@ static void wide(struct rotation *r)
     }
 }
 
+/* One line for a shape and a number of columns: microseconds of cuBLASLt, of the instances that fit, with all tiles whole and with the
+ * last ones dealt out, of the best one in a graph, and of what the program takes. */
+static void fp8wide_line(struct rotation *r, int cols)
+{
+    const struct matrix *w = &r->w[0];
+    struct matmul_tuning lt = {WAY_LT, -1, 0, 0, 0, false}, best = {WAY_WIDE, -1, 0, 0, 0, false};
+    struct operand x = inputs(FORM_E4M3, cols, w->k);
+    struct err e;
+    double bytes = (double)bytes_of(r->kind, w->rows, w->k), operations = 2. * w->rows * w->k * cols, least = 0, s;
+    double aim = bytes / read_rate > operations / 1.25e15 ? bytes / read_rate : operations / 1.25e15;
+    printf("%5d x %5d %3d cols, aim %5.1f:", w->rows, w->k, cols, aim * 1e6);
+    matmul_set_tuning(m, &lt);
+    if (matmul_has_lt(m) && !matmul_warm(m, w, cols, INTO_F32, w->rows, 0, &e)) printf(" lt %5.1f", seconds(r, &x, INTO_F32, 2) * 1e6);
+    for (int i = 0; i < wide8_kernels(); i++) {
+        int of = wide8_kernel_cols(i), padded = (cols + of - 1) / of * of;
+        bool few = w->rows <= 66 * 128 && padded == 2 * of; /* two tiles of columns fill the card */
+        if (padded >= 2 * cols || (cols > of && ((of < 128 && !few) || padded > cols * 4 / 3))) continue;
+        if (padded > (cols + 31) / 32 * 32 && padded > (cols + 63) / 64 * 64) continue;
+        printf(" | %d:", of);
+        for (int splits = 1; splits <= 2; splits++) {
+            struct matmul_tuning tuning = {WAY_WIDE, i, splits, 0, 0, false};
+            matmul_set_tuning(m, &tuning);
+            s = seconds(r, &x, INTO_F32, 2);
+            printf(" %5.1f", s * 1e6);
+            if (s > 0 && (least == 0 || s < least)) least = s, best = tuning;
+        }
+    }
+    matmul_set_tuning(m, &best);
+    printf(" | graph %5.1f", seconds_in_graph(r, &x, INTO_F32, 2) * 1e6);
+    matmul_set_tuning(m, NULL);
+    s = seconds(r, &x, INTO_F32, 2);
+    printf(" auto %5.1f, %.2f x aim, %3.0f %% of reading, %4.0f TFLOP/s\n", s * 1e6, least / aim, 100 * bytes / least / read_rate, operations / least / 1e12);
+}
+
+static void fp8wide(void)
+{
+    static const int shapes[][2] = {{10240, 8192}, {8192, 8192}, {44032, 8192}, {8192, 22016}, {22016, 8192}};
+    static const int cols[] = {24, 32, 64, 96, 128, 160, 192, 256, 384, 512};
+    for (int i = 0; i < 5 && matmul_has_wide8(m); i++) {
+        struct rotation r = rotation_new(&KINDS[1], shapes[i][0], shapes[i][1]);
+        for (int c = 0; c < 10; c++) {
+            if (only_cols && only_cols != cols[c]) continue;
+            fp8wide_line(&r, cols[c]);
+            (void)fflush(stdout);
+        }
+        rotation_free(&r);
+    }
+}
+
 /* 64 streams' step is all products of all layers, one after another, in the way that matmul_run takes. */
 static void step(const struct kind *kind)
 {
@@ -363,6 +413,11 @@ int main(int argc, char **argv)
     rate_16 = measured_products(&KINDS[2], FORM_BF16);
     rate_8 = lt_fp8() ? measured_products(&KINDS[1], FORM_E4M3) : 0;
     printf("%s: reads %.0f GB/s; cuBLASLt, 8192 cubed: BF16 %.0f TFLOP/s, E4M3 %.0f TFLOP/s\n", p.name, read_rate / 1e9, rate_16 / 1e12, rate_8 / 1e12);
+    if (!strcmp(mode, "fp8wide")) {
+        fp8wide();
+        matmul_close(m);
+        return 0;
+    }
     for (int i = 0; i < KIND_COUNT; i++)
         for (int s = 0; s < 5; s++) {
             if (only && strcmp(only, KINDS[i].name)) continue;

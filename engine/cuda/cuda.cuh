@@ -32,6 +32,7 @@ ERR_CHECKED enum err_code cuda_check(cudaError_t status, const char *what, struc
 #define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) \
     launch_together((const void *)(kernel), blocks, threads, shared, stream, &(args))
 #define SHARED_BYTES(name) extern __shared__ __align__(128) uint8_t name[]
+#define SHARED_SWIZZLED(name) extern __shared__ __align__(1024) uint8_t name[] /* as operands of warpgroup products want it */
 
 static inline cudaError_t launch_together(const void *kernel, int blocks, int threads, size_t shared, cudaStream_t stream, void *args)
 {

@@ -2,6 +2,7 @@
  *
  *   few columns           the tile kernel, for every kind: weights are read once and decoded in registers
  *   more, 4-bit weights   on Hopper the wide kernel
+ *   more, FP8 weights     on Hopper FP8's wide kernel, with E4M3 inputs
  *   many columns          cuBLASLt where it is found: 16-bit weights as they are, FP8 with E4M3 inputs, the rest as F16 that a
  *                         kernel writes a slice of rows at a time
  *   invariant             the tile kernel, its sums always in the same order
@@ -20,8 +21,8 @@ struct matmul {
     unsigned *arrived; /* (TILE_COUNTERS) zeros between calls */
     __half *rows;      /* dequantized weights, E4M3 inputs as F16, or the wide kernel's inputs */
     int64_t rows_bytes;
-    bool wide;         /* the device has the wide kernel, and it is allowed */
-    uint64_t wide_ready;
+    bool wide, wide8;  /* the device has the wide kernel, and FP8's, and they are allowed */
+    uint64_t wide_ready, wide8_ready;
     int multiprocessors, shared_max, shared_all; /* bytes of shared memory: of a block, of a multiprocessor */
     uint64_t ready[LAYOUTS]; /* bit i: the table's kernel i may take more shared memory than is usual */
 };
@@ -41,6 +42,10 @@ static int lt_cols_dequantized(enum layout layout)
     default: return 193;
     }
 }
+
+/* Columns of E4M3 inputs for FP8's wide kernel: always up to the first number, where its tiles fill the card up to the last. cuBLASLt, whose
+ * tiles have 128 columns, has those in between that fill them, where rows are few (docs/performance-gpu.md). */
+enum { WIDE8_COLS = 256, WIDE8_COLS_MAX = 512, WIDE8_LT_FROM = 81, WIDE8_LT_TO = 128, WIDE8_TILE_ROWS = 128 };
 
 /* Columns of 4-bit weights for the wide kernel; its widest instance. */
 enum { WIDE_COLS = 8, WIDE_COLS_MAX = 2048, WIDE_COLS_TILE = 128 };
@@ -97,7 +102,7 @@ enum form matmul_form(const struct matrix *w, int cols, bool invariant)
     enum layout layout = matrix_layout(w);
     if (layout == LAYOUT_BF16) return FORM_BF16;
     if (layout != LAYOUT_FP8 || invariant || cols < LT_COLS_FP8 || w->k % 32 || w->rows % 16) return FORM_F16;
-    return lt_fp8() ? FORM_E4M3 : FORM_F16;
+    return lt_fp8() || wide8_device() ? FORM_E4M3 : FORM_F16;
 }
 
 struct tile_table tile_table_of(enum layout layout)
@@ -137,8 +142,9 @@ enum err_code matmul_open(struct matmul **out, const struct matmul_options *opti
     if (!code) code = cuda_check(cudaMalloc((void **)&m->arrived, TILE_COUNTERS * sizeof *m->arrived), "cudaMalloc for counters", e);
     if (!code) code = cuda_check(cudaMemset(m->arrived, 0, TILE_COUNTERS * sizeof *m->arrived), "cudaMemset of the counters", e);
     m->wide = !options->invariant && wide_device();
+    m->wide8 = !options->invariant && wide8_device();
     if (!code && !options->invariant && lt_found()) code = lt_open(&m->lt, e);
-    if (!code && (m->lt || m->wide)) {
+    if (!code && (m->lt || m->wide || m->wide8)) {
         m->rows_bytes = options->k_rows_max * 2 < ROWS_BYTES_MAX ? options->k_rows_max * 2 : ROWS_BYTES_MAX;
         code = cuda_check(cudaMalloc((void **)&m->rows, (size_t)m->rows_bytes), "cudaMalloc for dequantized weights", e);
     }
@@ -171,6 +177,11 @@ bool matmul_has_lt(const struct matmul *m)
 bool matmul_has_wide(const struct matmul *m)
 {
     return m->wide;
+}
+
+bool matmul_has_wide8(const struct matmul *m)
+{
+    return m->wide8;
 }
 
 /* ---- the tile kernel: which instance, how the work is split ---- */
@@ -306,6 +317,29 @@ static enum err_code wide_multiplied(struct matmul *m, const struct matrix *w, c
     return wide_run(&call, stream, e);
 }
 
+static bool wide8_wins(const struct matmul *m, int rows, int cols)
+{
+    int tiles = ceil_div(rows, WIDE8_TILE_ROWS), both = tiles * 2, turns = ceil_div(both, m->multiprocessors);
+    if (cols > WIDE8_COLS) return cols <= WIDE8_COLS_MAX && both * 10 >= turns * m->multiprocessors * 9; /* two tiles of columns */
+    return cols < WIDE8_LT_FROM || cols > WIDE8_LT_TO || tiles * 2 > m->multiprocessors;
+}
+
+static bool wide8_takes(const struct matmul *m, const struct matrix *w, const struct operand *x)
+{
+    if (!m->wide8 || matrix_layout(w) != LAYOUT_FP8 || x->form != FORM_E4M3 || w->k % 16) return false;
+    if ((uintptr_t)w->data % 16 || (uintptr_t)x->data % 16) return false; /* tensor copies' rule */
+    if (m->tuning.way != WAY_AUTO || !m->lt) return m->tuning.way == WAY_WIDE || m->tuning.way == WAY_AUTO;
+    return wide8_wins(m, w->rows, x->cols);
+}
+
+static enum err_code wide8_multiplied(struct matmul *m, const struct matrix *w, const struct operand *x, enum into into, void *y, int64_t ldy,
+                                      cudaStream_t stream, struct err *e)
+{
+    struct wide8_call call = {w, x, into, y, ldy, m->tuning.kernel, m->tuning.splits, m->multiprocessors, m->partial, m->arrived, PARTIAL_BYTES,
+                              &m->wide8_ready};
+    return wide8_run(&call, stream, e);
+}
+
 /* ---- cuBLASLt ---- */
 
 static struct lt_call call_of(const struct matrix *w, const struct operand *x, enum into into, void *y, int64_t ldy)
@@ -351,11 +385,12 @@ static enum err_code sliced_run(struct matmul *m, const struct matrix *w, const 
     return code;
 }
 
-static bool lt_takes(struct matmul *m, const struct matrix *w, const struct lt_call *call, int cols)
+static bool lt_takes(struct matmul *m, const struct matrix *w, const struct operand *x, const struct lt_call *call)
 {
+    int cols = x->cols;
     enum layout layout = matrix_layout(w);
     bool direct = is_plain(layout) || call->form == FORM_E4M3;
-    if (!m->lt || m->options.invariant || m->tuning.way == WAY_TILE || wide_takes(m, w, cols)) return false;
+    if (!m->lt || m->options.invariant || m->tuning.way == WAY_TILE || wide_takes(m, w, cols) || wide8_takes(m, w, x)) return false;
     if (m->tuning.way == WAY_AUTO && call->form != FORM_E4M3 && cols < (direct ? LT_COLS_PLAIN : lt_cols_dequantized(layout))) return false;
     if (direct) return lt_can(m->lt, call);
     int count = slice_rows(m, w);
@@ -390,7 +425,7 @@ static enum err_code check_call(const struct matmul *m, const struct matrix *w, 
         return err_set(e, ERR_INVALID, "a matrix of %d × %d cannot have layout %d, whose blocks are of %d", w->rows, w->k, (int)layout, layout_shape_of(layout).block);
     if (x->cols < 1 || x->cols > m->options.cols_max || x->k != w->k || ldy < w->rows)
         return err_set(e, ERR_INVALID, "inputs of %d × %d (at most %d) for a matrix of %d × %d, results %lld apart", x->cols, x->k, m->options.cols_max, w->rows, w->k, (long long)ldy);
-    bool bf16 = layout == LAYOUT_BF16, fp8 = layout == LAYOUT_FP8 && x->form == FORM_E4M3 && m->lt;
+    bool bf16 = layout == LAYOUT_BF16, fp8 = layout == LAYOUT_FP8 && x->form == FORM_E4M3 && (m->lt || m->wide8);
     if (x->form != (bf16 ? FORM_BF16 : FORM_F16) && !fp8) return err_set(e, ERR_INVALID, "inputs of form %d for weights of layout %d", (int)x->form, (int)layout);
     return ERR_OK;
 }
@@ -403,11 +438,12 @@ enum err_code matmul_run(struct matmul *m, const struct matrix *w, const struct 
     call.fast_sums = m->tuning.fast_sums;
     if (code) return code;
     if (w->k % 32 && x->form != FORM_E4M3) return plain_multiply(w, x, into, y, ldy, stream, e);
-    if (lt_takes(m, w, &call, x->cols)) {
+    if (lt_takes(m, w, x, &call)) {
         if (is_plain(matrix_layout(w)) || x->form == FORM_E4M3) return lt_run(m->lt, &call, stream, e);
         return sliced_run(m, w, &call, false, stream, e);
     }
     if (wide_takes(m, w, x->cols)) return wide_multiplied(m, w, x, into, y, ldy, stream, e);
+    if (wide8_takes(m, w, x)) return wide8_multiplied(m, w, x, into, y, ldy, stream, e);
     if (x->form == FORM_E4M3) return expanded_run(m, w, x, into, y, ldy, stream, e);
     return tile_run(m, w, (const uint16_t *)x->data, x->cols, into, y, ldy, stream, e);
 }
@@ -442,7 +478,7 @@ enum err_code matmul_warm(struct matmul *m, const struct matrix *w, int cols, en
     if (!code) code = operand_from_floats(numbers, w->k, &x, stream, e);
     if (!code) code = matmul_run(m, w, &x, into, y, ldy, stream, e);
     struct lt_call call = call_of(w, &x, into, y, ldy);
-    if (!code && lt_takes(m, w, &call, cols))
+    if (!code && lt_takes(m, w, &x, &call))
         code = is_plain(matrix_layout(w)) || x.form == FORM_E4M3 ? lt_tune(m->lt, &call, stream, e) : sliced_run(m, w, &call, true, stream, e);
     if (!code) code = cuda_check(cudaStreamSynchronize(stream), "cudaStreamSynchronize", e);
     (void)cudaFree(y);

@@ -59,10 +59,10 @@ enum err_code operand_from_floats(const float *x, int64_t ldx, const struct oper
         const float *from = x + (int64_t)done * ldx;
         int64_t at = (int64_t)done * out->k;
         if (out->form == FORM_E4M3) {
-            floats_to_fp8<<<(unsigned)cols, 256, 0, stream>>>(from, ldx, out->k, (uint8_t *)out->data + at, out->scale + done);
+            LAUNCH(floats_to_fp8, (unsigned)cols, 256, 0, stream, from, ldx, out->k, (uint8_t *)out->data + at, out->scale + done);
         } else {
             dim3 grid((unsigned)((out->k + 1023) / 1024), (unsigned)cols);
-            floats_to_halves<<<grid, 256, 0, stream>>>(from, ldx, out->k, out->form == FORM_BF16, (uint16_t *)out->data + at);
+            LAUNCH(floats_to_halves, grid, 256, 0, stream, from, ldx, out->k, out->form == FORM_BF16, (uint16_t *)out->data + at);
         }
     }
     return cuda_check(cudaGetLastError(), "operand_from_floats", e);
@@ -82,7 +82,7 @@ __global__ void fp8_to_halves(const uint8_t *x, const float *scale, int k, __hal
 enum err_code expand_operand(const struct operand *x, int first, int cols, __half *out, cudaStream_t stream, struct err *e)
 {
     dim3 grid((unsigned)((x->k + 255) / 256), (unsigned)cols);
-    fp8_to_halves<<<grid, 256, 0, stream>>>((const uint8_t *)x->data + (int64_t)first * x->k, x->scale + first, x->k, out);
+    LAUNCH(fp8_to_halves, grid, 256, 0, stream, (const uint8_t *)x->data + (int64_t)first * x->k, x->scale + first, x->k, out);
     return cuda_check(cudaGetLastError(), "fp8_to_halves", e);
 }
 
@@ -106,6 +106,6 @@ enum err_code convert_result(const float *from, int64_t ldfrom, int rows, int co
                              enum into into, void *y, int64_t ldy, cudaStream_t stream, struct err *e)
 {
     dim3 grid((unsigned)((rows + 255) / 256), (unsigned)cols);
-    convert<<<grid, 256, 0, stream>>>(from, ldfrom, rows, row_scale, col_scale, (int)into, y, ldy);
+    LAUNCH(convert, grid, 256, 0, stream, from, ldfrom, rows, row_scale, col_scale, (int)into, y, ldy);
     return cuda_check(cudaGetLastError(), "convert", e);
 }

@@ -102,6 +102,26 @@ bool wide_device(void);
 int wide_kernels(void), wide_kernel_cols(int kernel);
 ERR_CHECKED enum err_code wide_run(const struct wide_call *call, cudaStream_t stream, struct err *e);
 
+/* ---- the wide kernel of FP8 weights × E4M3 inputs ---- */
+
+struct wide8_call {
+    const struct matrix *w;  /* k a multiple of 16 */
+    const struct operand *x; /* E4M3 */
+    enum into into;
+    void *y;
+    int64_t ldy;
+    int kernel;          /* an instance, or -1 */
+    int streaming;       /* 0: the faster; 1: tiles stay whole; 2: those beyond whole turns are dealt out */
+    int multiprocessors; /* blocks, which wait for each other: all must run at once */
+    float *partial;      /* sums of tiles that blocks share */
+    unsigned *arrived;   /* (multiprocessors) zeros between calls */
+    int64_t partial_bytes;
+    uint64_t *ready;     /* bit i: instance i may take its shared memory */
+};
+bool wide8_device(void);
+int wide8_kernels(void), wide8_kernel_cols(int kernel);
+ERR_CHECKED enum err_code wide8_run(const struct wide8_call *call, cudaStream_t stream, struct err *e);
+
 /* ---- other kernels ---- */
 
 /* Rows [first, first + count) as F16 into out (count, k). */
@@ -146,12 +166,12 @@ enum way { WAY_AUTO, WAY_TILE, WAY_LT, WAY_WIDE };
 struct matmul_tuning {
     enum way way;
     int kernel;          /* the index in the layout's table or among the wide kernel's instances, or -1 */
-    int splits, stages;  /* 0: chosen */
+    int splits, stages;  /* 0: chosen; splits of FP8's wide kernel: see struct wide8_call, streaming */
     int64_t slice_bytes; /* of dequantized weights at a time; 0: chosen */
     bool fast_sums;      /* see struct lt_call */
 };
 void matmul_set_tuning(struct matmul *m, const struct matmul_tuning *tuning); /* NULL: none */
 struct tile_table tile_table_of(enum layout layout);
-bool matmul_has_lt(const struct matmul *m), matmul_has_wide(const struct matmul *m);
+bool matmul_has_lt(const struct matmul *m), matmul_has_wide(const struct matmul *m), matmul_has_wide8(const struct matmul *m);
 
 #endif

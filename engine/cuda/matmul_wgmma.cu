@@ -7,8 +7,7 @@
  *             register operand, the inputs its shared one
  *   join      tiles whose k's were dealt to several blocks: their sums lie in `partial`; each of the blocks adds a part of the tile
  *
- * Work: tiles of WGS × MT × 64 rows by N columns. As many whole tiles as every block can have one of, turn by turn; the k's of what
- * is left are dealt to all blocks evenly, in one line, so that a block has the end of a tile and the beginning of the next.
+ * Work: tiles of WGS × MT × 64 rows by N columns, dealt to the blocks as matmul_stream.cuh says.
  *
  * Which k is which: a lane (4 g + t) has, in word j of row g, k = 32 j + 8 t + e, e = 0..7. In step s of the two that a word feeds the
  * tensor cores want of it positions 2 t, 2 t + 1, 2 t + 8, 2 t + 9: they get e = 4 s + 0, 1, 2, 3. `prepare` puts the inputs' k's where
@@ -17,9 +16,8 @@
  * Blocks wait for each other, twice: all of them must be on the device at once, one to a multiprocessor, which a cooperative launch
  * sees to. */
 #include "engine/cuda/matmul_decode.cuh"
+#include "engine/cuda/matmul_stream.cuh"
 #include "engine/cuda/matmul_wgmma.cuh"
-
-#include <type_traits>
 
 enum { UNIT = W4_GROUP, PRODUCERS = 128, WEIGHT_WARPS = 3, AT_ONCE = 4 /* chunks that a thread joins together */ };
 enum { SHARED_MOST = 232448, BARRIER_BYTES = 1024 };
@@ -28,14 +26,11 @@ struct wide_args {
     const uint8_t *weights;
     const uint4 *x;        /* (cols, k) F16 */
     uint8_t *inputs;       /* (column tiles, units, N × 256 bytes): x as the tensor cores want it */
-    void *y;               /* (cols, ldy) */
-    int64_t ldy;
-    int rows, cols, into;
-    int units, panels;
-    int col_tiles, whole, streamed; /* tiles: column tiles of a row tile are neighbours; the first `whole` are done by one block each */
-    int streamers;                  /* blocks among which the others' units are dealt: at least one unit for each */
-    float *partial;                 /* a block's sums of a tile: place block + tile - whole */
-    unsigned *arrived, *prepared;   /* (streamed), (1): zeros, and zeros again afterwards */
+    struct results to;
+    struct deal deal;
+    int panels;
+    float *partial;               /* a block's sums of a tile: place block + tile - whole */
+    unsigned *arrived, *prepared; /* (streamed), (1): zeros, and zeros again afterwards */
 };
 
 /* ---- inputs ---- */
@@ -43,11 +38,11 @@ struct wide_args {
 /* This block's share of them, 32 k's of a column at a time; four neighbours a unit of a column. */
 static __device__ __forceinline__ void prepare(const struct wide_args *a, int n, int threads)
 {
-    int units = a->units, all = a->col_tiles * n * units * 4;
+    int units = a->deal.units, all = a->deal.col_tiles * n * units * 4;
     for (int i = (((int)threadIdx.x >> 2) * (int)gridDim.x + (int)blockIdx.x) * 4 + ((int)threadIdx.x & 3); i < all; i += threads * (int)gridDim.x) {
         int col = i / (units * 4), q = i - col * units * 4, row = col % n;
         uint4 in[4] = {};
-        if (col < a->cols)
+        if (col < a->to.cols)
 #pragma unroll
             for (int t = 0; t < 4; t++) in[t] = a->x[((int64_t)col * units * 4 + q) * 4 + t];
         uint4 *to = (uint4 *)a->inputs + ((int64_t)(col / n) * units + q / 4) * n * 16 + (q >> 1 & 1) * n * 8 + row * 8;
@@ -56,91 +51,6 @@ static __device__ __forceinline__ void prepare(const struct wide_args *a, int n,
 #pragma unroll
         for (int c = 0; c < 4; c++) to[((q & 1) * 4 + c) ^ (row & 7)] = make_uint4(from[0][c], from[1][c], from[2][c], from[3][c]);
     }
-}
-
-/* ---- the work of a block ---- */
-
-struct segment {
-    int tile, from, to; /* units of the tile */
-};
-struct walk {
-    int at, end, whole;
-};
-
-static __device__ __forceinline__ int stream_start(const struct wide_args *a, int block)
-{
-    return (int)((int64_t)min(block, a->streamers) * a->streamed * a->units / a->streamers);
-}
-
-static __device__ __forceinline__ struct walk walk_begin(const struct wide_args *a)
-{
-    return {stream_start(a, (int)blockIdx.x), stream_start(a, (int)blockIdx.x + 1), (int)blockIdx.x};
-}
-
-static __device__ __forceinline__ bool walk_next(const struct wide_args *a, struct walk *w, struct segment *s)
-{
-    if (w->at < w->end) {
-        int tile = w->at / a->units, first = tile * a->units;
-        s->tile = a->whole + tile, s->from = w->at - first, s->to = min(a->units, w->end - first);
-        w->at = first + s->to;
-        return true;
-    }
-    s->tile = w->whole, s->from = 0, s->to = a->units;
-    w->whole += (int)gridDim.x;
-    return s->tile < a->whole;
-}
-
-/* The block that has unit `unit` of all streamed ones. */
-static __device__ __forceinline__ int block_of(const struct wide_args *a, int unit)
-{
-    int64_t all = (int64_t)a->streamed * a->units;
-    return (int)((((int64_t)unit + 1) * a->streamers + all - 1) / all) - 1;
-}
-
-/* ---- results ---- */
-
-template <typename T> static __device__ __forceinline__ void convert_to(T *y, float v)
-{
-    if constexpr (sizeof(T) == 4) *y = v;
-    else if constexpr (std::is_same<T, __half>::value) *y = __float2half_rn(v);
-    else *y = __float2bfloat16_rn(v);
-}
-
-/* A lane's sums d[4 b + i]: row g + 8 (i / 2) of the warp's, column 8 b + 2 t + i % 2. */
-template <typename T, int n> static __device__ __forceinline__ void store_as(const struct wide_args *a, const float (&d)[n], int row, int col, bool add)
-{
-    constexpr int part = n % 16 == 0 ? 16 : n % 8 == 0 ? 8 : n; /* loads under way together */
-    bool first = row < a->rows, second = row + 8 < a->rows;
-    int ldy = (int)a->ldy, at = col * ldy + row;
-    T *y = (T *)a->y;
-#pragma unroll
-    for (int p = 0; p < n; p += part) {
-        float v[part];
-        auto each = [&](auto what) {
-            int c = col + p * 2, from = at;
-#pragma unroll
-            for (int i = 0; i < part; i += 4, c += 8, from += 8 * ldy) {
-                if (c < a->cols && first) what(i, from);
-                if (c + 1 < a->cols && first) what(i + 1, from + ldy);
-                if (c < a->cols && second) what(i + 2, from + 8);
-                if (c + 1 < a->cols && second) what(i + 3, from + ldy + 8);
-            }
-        };
-#pragma unroll
-        for (int i = 0; i < part; i++) v[i] = 0;
-        if constexpr (sizeof(T) == 4)
-            if (add) each([&](int i, int from) { v[i] = y[from]; });
-        each([&](int i, int from) { convert_to(y + from, d[p + i] + v[i]); });
-        at += part * 2 * ldy;
-        asm volatile("" : "+r"(at)::"memory"); /* no addresses made early */
-    }
-}
-
-template <int n> static __device__ __forceinline__ void store_sums(const struct wide_args *a, const float (&d)[n], int row, int col)
-{
-    if (a->into == INTO_F16) store_as<__half>(a, d, row, col, false);
-    else if (a->into == INTO_BF16) store_as<__nv_bfloat16>(a, d, row, col, false);
-    else store_as<float>(a, d, row, col, a->into == INTO_F32_ADD);
 }
 
 /* ---- the kernel ---- */
@@ -156,26 +66,17 @@ template <int N, int MT, int WGS> struct wide_shape {
     static constexpr int chunks = WGS * MT * N / 8, tile_floats = rows * N; /* a chunk: four floats of each of 128 threads */
 };
 
-struct stage_turn {
-    int stage;
-    uint32_t parity;
-};
-template <int stages> static __device__ __forceinline__ void turn_on(struct stage_turn *t)
-{
-    if (++t->stage == stages) t->stage = 0, t->parity ^= 1;
-}
-
 /* One thread that asks for the inputs, once they are prepared. */
 template <int N, int MT, int WGS> static __device__ __forceinline__ void produce_inputs(const struct wide_args *a, uint32_t ring, uint32_t full, uint32_t empty)
 {
     using shape = wide_shape<N, MT, WGS>;
-    struct walk walk = walk_begin(a);
+    struct walk walk = walk_begin(&a->deal, (int)blockIdx.x);
     struct segment s;
     struct stage_turn turn = {0, 1}; /* the first turn finds its stages empty */
     while (load_acquire(a->prepared) < gridDim.x) { }
     fence_bulk();
-    while (walk_next(a, &walk, &s)) {
-        const uint8_t *from = a->inputs + ((int64_t)(s.tile % a->col_tiles) * a->units + s.from) * shape::input_bytes;
+    while (walk_next(&a->deal, &walk, &s, (int)gridDim.x)) {
+        const uint8_t *from = a->inputs + ((int64_t)(s.tile % a->deal.col_tiles) * a->deal.units + s.from) * shape::input_bytes;
 #pragma unroll 1
         for (int u = s.from; u < s.to; u++, from += shape::input_bytes) {
             uint32_t bar = full + 8 * turn.stage;
@@ -193,12 +94,12 @@ template <int N, int MT, int WGS>
 static __device__ __forceinline__ void produce_weights(const struct wide_args *a, uint32_t ring, uint32_t full, uint32_t empty, int warp, int lane)
 {
     using shape = wide_shape<N, MT, WGS>;
-    uint64_t panel_bytes = (uint64_t)a->units * W4_GRANULE;
-    struct walk walk = walk_begin(a);
+    uint64_t panel_bytes = (uint64_t)a->deal.units * W4_GRANULE;
+    struct walk walk = walk_begin(&a->deal, (int)blockIdx.x);
     struct segment s;
     struct stage_turn turn = {0, 1};
-    while (walk_next(a, &walk, &s)) {
-        int panel = s.tile / a->col_tiles * shape::panels, here = min(a->panels - panel, shape::panels);
+    while (walk_next(&a->deal, &walk, &s, (int)gridDim.x)) {
+        int panel = s.tile / a->deal.col_tiles * shape::panels, here = min(a->panels - panel, shape::panels);
         const uint8_t *weights = a->weights + (panel + warp) * panel_bytes + (uint64_t)s.from * W4_GRANULE + lane * 16;
         const uint8_t *scales = a->weights + (panel + lane) * panel_bytes + (uint64_t)s.from * W4_GRANULE + 512;
 #pragma unroll 1
@@ -259,46 +160,17 @@ static __device__ __forceinline__ void multiply_unit(float (&sums)[MT][N / 2], u
     }
 }
 
-/* Sums of a part of a tile's k's into `partial`: chunk by chunk, a float4 of each thread, so that the threads' are neighbours. */
-template <int N, int MT> static __device__ __forceinline__ void leave_partial(const float (&sums)[MT][N / 2], float *to, int group, int thread)
-{
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-        for (int b = 0; b < N / 8; b++)
-            __stcg((float4 *)to + ((group * MT + m) * (N / 8) + b) * 128 + thread,
-                   make_float4(sums[m][4 * b], sums[m][4 * b + 1], sums[m][4 * b + 2], sums[m][4 * b + 3]));
-}
-
 /* This block's part of a tile that several have summed: all have arrived. The order of the additions is that of the blocks. */
 template <int N, int MT, int WGS>
 static __device__ __forceinline__ void join_tile(const struct wide_args *a, int tile, int first, int count, int mine, int group, int thread)
 {
     using shape = wide_shape<N, MT, WGS>;
-    int row0 = tile / a->col_tiles * shape::rows, col0 = tile % a->col_tiles * N;
+    int row0 = tile / a->deal.col_tiles * shape::rows, col0 = tile % a->deal.col_tiles * N;
     int from = mine * shape::chunks / count, to = (mine + 1) * shape::chunks / count, lane = thread & 31;
-    const float4 *partial = (const float4 *)(a->partial + (int64_t)(first + tile - a->whole) * shape::tile_floats) + thread;
-#pragma unroll 1
-    for (int c0 = from + group; c0 < to; c0 += AT_ONCE * WGS) {
-        float4 sum[AT_ONCE];
-#pragma unroll
-        for (int n = 0; n < AT_ONCE; n++) sum[n] = make_float4(0, 0, 0, 0);
-#pragma unroll 4
-        for (int i = 0; i < count; i++)
-#pragma unroll
-            for (int n = 0; n < AT_ONCE; n++) {
-                if (c0 + n * WGS >= to) continue;
-                float4 v = __ldcg(partial + (int64_t)i * (shape::tile_floats / 4) + (c0 + n * WGS) * 128);
-                sum[n].x += v.x, sum[n].y += v.y, sum[n].z += v.z, sum[n].w += v.w;
-            }
-#pragma unroll
-        for (int n = 0; n < AT_ONCE; n++) {
-            int c = c0 + n * WGS;
-            if (c >= to) continue;
-            float d[4] = {sum[n].x, sum[n].y, sum[n].z, sum[n].w};
-            store_sums(a, d, row0 + c / (N / 8) * 64 + (thread >> 5) * 16 + (lane >> 2), col0 + c % (N / 8) * 8 + (lane & 3) * 2);
-        }
-    }
+    const float *partial = a->partial + (int64_t)(first + tile - a->deal.whole) * shape::tile_floats;
+    join_chunks<AT_ONCE>(partial, shape::tile_floats, count, from + group, to, WGS, thread, [&](int c, const float (&d)[4]) {
+        store_sums<false>(&a->to, d, row0 + c / (N / 8) * 64 + (thread >> 5) * 16 + (lane >> 2), col0 + c % (N / 8) * 8 + (lane & 3) * 2);
+    });
 }
 
 template <int N, int MT, int WGS>
@@ -306,7 +178,7 @@ static __device__ __forceinline__ void consume(const struct wide_args *a, uint32
 {
     using shape = wide_shape<N, MT, WGS>;
     int thread = (int)threadIdx.x & 127, lane = thread & 31, group = warps_before >> 2, warp = warps_before & 3;
-    struct walk walk = walk_begin(a);
+    struct walk walk = walk_begin(&a->deal, (int)blockIdx.x);
     struct segment s;
     struct stage_turn turn = {0, 0};
     int split[2] = {-1, -1}; /* tiles of which this block had a part: two at most */
@@ -315,7 +187,7 @@ static __device__ __forceinline__ void consume(const struct wide_args *a, uint32
     prepare(a, N, WGS * 128);
     barrier_sync(1, WGS * 128);
     if (threadIdx.x == 0) count_release(a->prepared);
-    while (walk_next(a, &walk, &s)) {
+    while (walk_next(&a->deal, &walk, &s, (int)gridDim.x)) {
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -334,43 +206,43 @@ static __device__ __forceinline__ void consume(const struct wide_args *a, uint32
         for (int m = 0; m < MT; m++) wgmma_hold(sums[m]);
         __syncwarp();
         if (lane == 0) mbarrier_arrive(release);
-        if (s.to - s.from < a->units) {
-            float *to = a->partial + (int64_t)((int)blockIdx.x + s.tile - a->whole) * shape::tile_floats;
-            leave_partial<N, MT>(sums, to, group, thread);
-            barrier_sync(1, WGS * 128);
-            if (threadIdx.x == 0) count_release(a->arrived + s.tile - a->whole);
-            if (split[0] < 0) split[0] = s.tile - a->whole;
-            else split[1] = s.tile - a->whole;
-        } else {
-            int row0 = s.tile / a->col_tiles * shape::rows, col0 = s.tile % a->col_tiles * N;
+        if (s.to - s.from < a->deal.units) {
+            float *to = a->partial + (int64_t)((int)blockIdx.x + s.tile - a->deal.whole) * shape::tile_floats;
 #pragma unroll
-            for (int m = 0; m < MT; m++) store_sums(a, sums[m], row0 + (group * MT + m) * 64 + warp * 16 + (lane >> 2), col0 + (lane & 3) * 2);
+            for (int m = 0; m < MT; m++) leave_chunks(sums[m], to, (group * MT + m) * (N / 8), thread);
+            barrier_sync(1, WGS * 128);
+            if (threadIdx.x == 0) count_release(a->arrived + s.tile - a->deal.whole);
+            if (split[0] < 0) split[0] = s.tile - a->deal.whole;
+            else split[1] = s.tile - a->deal.whole;
+        } else {
+            int row0 = s.tile / a->deal.col_tiles * shape::rows, col0 = s.tile % a->deal.col_tiles * N;
+#pragma unroll
+            for (int m = 0; m < MT; m++) store_sums<false>(&a->to, sums[m], row0 + (group * MT + m) * 64 + warp * 16 + (lane >> 2), col0 + (lane & 3) * 2);
         }
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         int tile = split[i];
         if (tile < 0) break;
-        int first = block_of(a, tile * a->units), count = block_of(a, (tile + 1) * a->units - 1) - first + 1;
+        int first = worker_of(&a->deal, tile * a->deal.units), count = worker_of(&a->deal, (tile + 1) * a->deal.units - 1) - first + 1;
         unsigned *arrived = a->arrived + tile;
         if (threadIdx.x == 0)
             while (load_acquire(arrived) < (unsigned)count) { }
         barrier_sync(1, WGS * 128);
-        join_tile<N, MT, WGS>(a, a->whole + tile, first, count, (int)blockIdx.x - first, group, thread);
+        join_tile<N, MT, WGS>(a, a->deal.whole + tile, first, count, (int)blockIdx.x - first, group, thread);
         barrier_sync(1, WGS * 128);
         if (threadIdx.x == 0 && atomicAdd(arrived, 1u) == 2 * (unsigned)count - 1) *arrived = 0; /* nobody waits for it any more */
     }
     if (threadIdx.x == 0 && atomicAdd(a->prepared, 1u) == 2 * gridDim.x - 1) *a->prepared = 0;
 }
 
-extern __shared__ __align__(1024) uint8_t wide_shared[];
-
 template <int N, int MT, int WGS>
 __global__ void __launch_bounds__(wide_shape<N, MT, WGS>::threads, 1) wide_multiply(const __grid_constant__ struct wide_args a)
 {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if WGMMA_HERE
     using shape = wide_shape<N, MT, WGS>;
-    uint32_t ring = shared_address(wide_shared);
+    SHARED_SWIZZLED(shared);
+    uint32_t ring = shared_address(shared);
     asm volatile("" : "+r"(ring)); /* or it is computed again for every unit */
     uint32_t full = ring + shape::stages * shape::stage_bytes, empty = full + 8 * shape::stages;
     if (threadIdx.x == 0) {
@@ -397,10 +269,10 @@ __global__ void __launch_bounds__(wide_shape<N, MT, WGS>::threads, 1) wide_multi
 /* ---- which instance, how the work is dealt ---- */
 
 struct wide_kernel {
-    const void *function;
+    void (*function)(struct wide_args);
     int cols, rows, threads, shared;
 };
-#define WIDE(N, MT, WGS) {(const void *)wide_multiply<N, MT, WGS>, N, WGS *MT * 64, wide_shape<N, MT, WGS>::threads, wide_shape<N, MT, WGS>::shared}
+#define WIDE(N, MT, WGS) {wide_multiply<N, MT, WGS>, N, WGS *MT * 64, wide_shape<N, MT, WGS>::threads, wide_shape<N, MT, WGS>::shared}
 static const struct wide_kernel KERNELS[] = {
     /* columns, 64-row pieces of a group of warps, groups */
     WIDE(16, 1, 4), WIDE(16, 2, 3), WIDE(32, 1, 4), WIDE(32, 2, 3), WIDE(48, 1, 4), WIDE(64, 1, 4), WIDE(96, 1, 4), WIDE(128, 1, 3),
@@ -419,7 +291,7 @@ bool wide_device(void)
     cudaFuncAttributes of;
     return cudaGetDevice(&device) == cudaSuccess && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
            cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 && minor == 0 &&
-           cudaFuncGetAttributes(&of, KERNELS[0].function) == cudaSuccess && of.numRegs > 64;
+           cudaFuncGetAttributes(&of, (const void *)KERNELS[0].function) == cudaSuccess && of.numRegs > 64;
 }
 
 int wide_kernels(void)
@@ -452,12 +324,11 @@ static enum err_code launch(const struct wide_call *c, const struct wide_kernel 
     if (streamers > room) streamers = room;
     if (streamers > c->multiprocessors) streamers = c->multiprocessors;
     if (streamers < 1) streamers = 1;
-    struct wide_args a = {(const uint8_t *)c->w->data, (const uint4 *)x, (uint8_t *)c->inputs, y, c->ldy, c->w->rows, cols, (int)c->into, units,
-                          (int)ceil_of(c->w->rows, W4_PANEL_ROWS), col_tiles, whole, streamed, (int)streamers, c->partial, c->arrived,
+    struct wide_args a = {(const uint8_t *)c->w->data, (const uint4 *)x, (uint8_t *)c->inputs, {y, c->ldy, c->w->rows, cols, (int)c->into},
+                          {units, col_tiles, whole, streamed, (int)streamers}, (int)ceil_of(c->w->rows, W4_PANEL_ROWS), c->partial, c->arrived,
                           c->arrived + c->multiprocessors};
-    void *list[] = {&a};
-    dim3 blocks((unsigned)(whole ? c->multiprocessors : (int)streamers)), threads((unsigned)kernel->threads);
-    return cuda_check(cudaLaunchCooperativeKernel(kernel->function, blocks, threads, list, (size_t)kernel->shared, stream), "wide_multiply", e);
+    int blocks = whole ? c->multiprocessors : (int)streamers;
+    return cuda_check(LAUNCH_TOGETHER(kernel->function, blocks, kernel->threads, (size_t)kernel->shared, stream, a), "wide_multiply", e);
 }
 
 enum err_code wide_run(const struct wide_call *c, cudaStream_t stream, struct err *e)
@@ -467,7 +338,7 @@ enum err_code wide_run(const struct wide_call *c, cudaStream_t stream, struct er
     int64_t tile = (int64_t)kernel->cols * c->w->k * 2, most = c->inputs_bytes / tile * kernel->cols;
     enum err_code code = most ? ERR_OK : err_set(e, ERR_UNSUPPORTED, "no room for %d columns of %d inputs", kernel->cols, c->w->k);
     if (!code && !(*c->ready & bit))
-        code = cuda_check(cudaFuncSetAttribute(kernel->function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel->shared), "cudaFuncSetAttribute", e);
+        code = cuda_check(cudaFuncSetAttribute((const void *)kernel->function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel->shared), "cudaFuncSetAttribute", e);
     if (!code) *c->ready |= bit;
     if (most > 32768) most = 32768;
     if (most > INT32_MAX / c->ldy) most = INT32_MAX / c->ldy / kernel->cols * kernel->cols; /* the kernel counts elements of y in 32 bits */

@@ -1,13 +1,18 @@
-/* Hopper's warpgroup products and what goes with them. Source: the PTX ISA (wgmma.mma_async, matrix descriptors, cp.async). */
+/* Hopper's warpgroup products and what goes with them. Source: the PTX ISA (wgmma.mma_async, matrix descriptors, cp.async, tensor
+ * copies). */
 #ifndef RUNG_ENGINE_CUDA_MATMUL_WGMMA_CUH
 #define RUNG_ENGINE_CUDA_MATMUL_WGMMA_CUH
 
 #include "engine/cuda/ptx.cuh"
 
+#include <cuda.h>
+
 /* The instructions exist for sm_90a alone; elsewhere these functions are empty and no host code launches what uses them. */
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define WGMMA_HERE 1
 #define WGMMA(...) asm volatile(__VA_ARGS__)
 #else
+#define WGMMA_HERE 0
 #define WGMMA(...) ((void)0)
 #endif
 
@@ -104,6 +109,31 @@ static __device__ __forceinline__ void wgmma_f16(float (&d)[64], const uint32_t 
           : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
 }
 
+/* The same of E4M3: d (64 rows × 2n columns) = A × B, both from shared memory, 32 k's; `add`: to what d was. */
+#define E4M3_LIST_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define E4M3_LIST_32 E4M3_LIST_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define E4M3_LIST_40 E4M3_LIST_32 ",%32,%33,%34,%35,%36,%37,%38,%39"
+#define E4M3_LIST_48 E4M3_LIST_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define E4M3_LIST_64 E4M3_LIST_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define E4M3_LIST_80 E4M3_LIST_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
+#define E4M3_LIST_96 E4M3_LIST_80 ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define E4M3_PRODUCT(n, columns, a, b, add, ...)                                                                                  \
+    static __device__ __forceinline__ void wgmma_e4m3(float (&d)[n], uint32_t a_low, uint32_t b_low, bool plus)                   \
+    {                                                                                                                             \
+        WGMMA("{\n.reg .pred add;\n.reg .b64 a, b;\nsetp.ne.b32 add, %" add ", 0;\n"                                             \
+              "mov.b64 a, {%" a ", 0x40000040};\nmov.b64 b, {%" b ", 0x40000040};\n"                                              \
+              "wgmma.mma_async.sync.aligned.m64n" columns "k32.f32.e4m3.e4m3 {" E4M3_LIST_##n "}, a, b, add, 1, 1;\n}\n"           \
+              : __VA_ARGS__                                                                                                       \
+              : "r"(a_low), "r"(b_low), "r"((int)plus));                                                                          \
+    }
+E4M3_PRODUCT(16, "32", "16", "17", "18", D16(d, 0))
+E4M3_PRODUCT(32, "64", "32", "33", "34", D32(d, 0))
+E4M3_PRODUCT(40, "80", "40", "41", "42", D32(d, 0), D8(d, 32))
+E4M3_PRODUCT(48, "96", "48", "49", "50", D32(d, 0), D16(d, 32))
+E4M3_PRODUCT(64, "128", "64", "65", "66", D32(d, 0), D32(d, 32))
+E4M3_PRODUCT(80, "160", "80", "81", "82", D32(d, 0), D32(d, 32), D16(d, 64))
+E4M3_PRODUCT(96, "192", "96", "97", "98", D32(d, 0), D32(d, 32), D32(d, 64))
+
 /* ---- shared memory by its address ---- */
 
 static __device__ __forceinline__ uint4 load_shared_16(uint32_t from)
@@ -132,6 +162,28 @@ static __device__ __forceinline__ void copy_async(uint32_t to, const void *from)
 static __device__ __forceinline__ void copy_arrive(uint32_t bar)
 {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(bar) : "memory");
+}
+
+/* ---- tensor copies: a box of a matrix of bytes, as its map says, beyond whose edges are zeros ---- */
+
+static __device__ __forceinline__ void tensor_prefetch(const CUtensorMap *map)
+{
+    WGMMA("prefetch.tensormap [%0];\n" ::"l"(map) : "memory");
+}
+
+/* The box whose first byte stands in column `k` of row `row`, to `to` of this block. */
+static __device__ __forceinline__ void tensor_copy(uint32_t to, const CUtensorMap *map, int k, int row, uint32_t bar)
+{
+    WGMMA("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];\n" ::"r"(to), "l"(map), "r"(k),
+          "r"(row), "r"(bar)
+          : "memory");
+}
+
+static __device__ __forceinline__ void tensor_copy_hinted(uint32_t to, const CUtensorMap *map, int k, int row, uint32_t bar, uint64_t policy)
+{
+    WGMMA("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(to),
+          "l"(map), "r"(k), "r"(row), "r"(bar), "l"(policy)
+          : "memory");
 }
 
 #endif

@@ -1,5 +1,6 @@
 /* The matrix products against plain sums in double precision on the host: every kind of weights, many shapes, every way.
- * Arguments: "small" keeps to small shapes and few columns (for the sanitizers), "wide" to the wide kernel. */
+ * Arguments: "small" keeps to small shapes and few columns (for the sanitizers), "wide" to the wide kernel, "fp8wide" to FP8's.
+ * On the host (emulated) there are the wide kernels alone: a few shapes, all of them with "whole". */
 #include "engine/cuda/matmul_private.cuh"
 #include "tests/cuda/random.cuh"
 
@@ -9,6 +10,12 @@ extern "C" {
 
 static int passed, failed;
 static bool small;
+#ifdef RUNG_EMULATE
+static const bool emulated = true;
+#else
+static const bool emulated = false;
+#endif
+static double last_off; /* of the last product, of the norm */
 
 static void report(bool ok, const char *what, const char *detail)
 {
@@ -289,7 +296,7 @@ static void product(struct matmul *m, const struct weights *w, const struct inpu
             off += d * d, all += want * want > usual ? want * want : usual; /* a sum that cancels is as far off as one that does not */
             if (!(fabs(d) <= most)) most = fabs(d);
         }
-    double relative = sqrt(off / all);
+    double relative = last_off = sqrt(off / all);
     (void)snprintf(detail, sizeof detail, "off by %.2e of the norm, at most %.2e%s", relative, most, kept ? "" : ", wrote past its rows or columns");
     double limit = LIMIT[into] + (w->kind->block == 256 ? 4e-4 : 0); /* k-quants round their scales too */
     report(relative < limit && kept, what, detail);
@@ -394,7 +401,7 @@ static void wide_shape_of(struct matmul *m, int rows, int k, int cols_max)
         for (int c = 0; c < (int)(sizeof cols / sizeof cols[0]); c++) {
             char way[32];
             struct matmul_tuning tuning = {WAY_WIDE, i, 0, 0, 0, false};
-            if (cols[c] > cols_max || (small && cols[c] < wide_kernel_cols(i) / 2)) continue;
+            if (cols[c] > cols_max || (small && (cols[c] < wide_kernel_cols(i) / 2 || (emulated && (i + c) % 8)))) continue;
             matmul_set_tuning(m, &tuning);
             (void)snprintf(way, sizeof way, "wide %d", i);
             product(m, &w, &in, cols[c], (enum into)((i + c) % 4), way);
@@ -413,6 +420,84 @@ static void wide_kernel(struct matmul *m)
                                     {140, 22016, 129}, {36000, 256, 65}, {50000, 1152, 17}, {35000, 128, 129}};
     if (!matmul_has_wide(m)) return;
     for (int i = 0; i < (small ? 3 : 8); i++) wide_shape_of(m, shapes[i][0], shapes[i][1], shapes[i][2]);
+}
+
+/* ---- FP8's wide kernel: the same, k's that end within a unit, rows that end within a tile ---- */
+
+/* Columns around `cols`: one, some, all but one, all, one tile more. */
+static void wide8_instance(struct matmul *m, const struct weights *w, const struct inputs *in, int kernel)
+{
+    int of = wide8_kernel_cols(kernel), list[] = {1, of / 2 + 3, of - 1, of, of + 1, of * 2};
+    for (int c = 0; c < 6; c++)
+        for (int streaming = 0; streaming <= 2; streaming++) {
+            char way[40];
+            struct matmul_tuning tuning = {WAY_WIDE, kernel, streaming, 0, 0, false};
+            if (list[c] > in->x.cols || (small && (c + kernel + streaming) % (emulated ? 9 : 6))) continue;
+            matmul_set_tuning(m, &tuning);
+            (void)snprintf(way, sizeof way, "FP8's wide %d (%d), streaming %d", kernel, of, streaming);
+            product(m, w, in, list[c], (enum into)((kernel + c + streaming) % 4), way);
+        }
+    matmul_set_tuning(m, NULL);
+}
+
+static void wide8_shape_of(struct matmul *m, int rows, int k, int cols_max)
+{
+    struct weights w = weights_new(&KINDS[1], rows, k);
+    struct inputs in = inputs_new(&w, FORM_E4M3, cols_max);
+    for (int i = 0; i < wide8_kernels(); i++) wide8_instance(m, &w, &in, i);
+    if (matmul_has_lt(m) && rows % 16 == 0) {
+        struct matmul_tuning tuning = {WAY_LT, -1, 0, 0, 0, false};
+        int cols = cols_max / 16 * 16;
+        product(m, &w, &in, cols, INTO_F32, "auto");
+        double ours = last_off;
+        matmul_set_tuning(m, &tuning);
+        product(m, &w, &in, cols, INTO_F32, "cublaslt");
+        printf("FP8 %d × %d, %d columns: off by %.2e, cuBLASLt by %.2e of the norm\n", rows, k, cols, ours, last_off);
+        matmul_set_tuning(m, NULL);
+    }
+    inputs_free(&in);
+    weights_free(&w);
+}
+
+/* Twice the same bits, and a result that another stream's counters did not disturb. */
+static void wide8_repetition(struct matmul *m, int rows, int k, int cols)
+{
+    struct weights w = weights_new(&KINDS[1], rows, k);
+    struct inputs in = inputs_new(&w, FORM_E4M3, cols);
+    size_t bytes = (size_t)rows * (size_t)cols * 4;
+    float *y, *one = (float *)malloc(bytes), *two = (float *)malloc(bytes);
+    struct err e;
+    MUST(cudaMalloc((void **)&y, bytes));
+    for (int kernel = 0; kernel < wide8_kernels(); kernel++) {
+        struct matmul_tuning tuning = {WAY_WIDE, kernel, 2, 0, 0, false};
+        if (small && kernel % 5) continue;
+        matmul_set_tuning(m, &tuning);
+        for (int i = 0; i < (small ? 2 : 10); i++) {
+            if (matmul_run(m, &w.device, &in.x, INTO_F32, y, rows, 0, &e)) printf("%s\n", e.msg), exit(1);
+            MUST(cudaDeviceSynchronize());
+            MUST(cudaMemcpy(i ? two : one, y, bytes, cudaMemcpyDeviceToHost));
+            if (i) report(!memcmp(one, two, bytes), "FP8's wide kernel", "the same product gave other bits");
+        }
+    }
+    matmul_set_tuning(m, NULL);
+    (void)cudaFree(y);
+    free(one), free(two);
+    inputs_free(&in);
+    weights_free(&w);
+}
+
+static void wide8_kernel_tests(struct matmul *m)
+{
+    /* rows, k, columns: one tile that ends early; a few; k's that end within a unit; few tiles' k's dealt to all blocks; more tiles
+     * than blocks, with rests */
+    static const int shapes[][3] = {{5, 128, 33},      {264, 256, 300},   {333, 1168, 300}, {704, 8192, 160},
+                                    {300, 22016, 200}, {36000, 256, 66}, {17008, 1152, 65}, {1040, 1024, 512}};
+    if (!matmul_has_wide8(m)) {
+        printf("no wide kernel for FP8 here\n");
+        return;
+    }
+    for (int i = 0; i < (small ? 3 : 8); i++) wide8_shape_of(m, shapes[i][0], shapes[i][1], shapes[i][2]);
+    wide8_repetition(m, small ? 300 : 1000, small ? 1024 : 8192, small ? 40 : 160);
 }
 
 /* ---- invariance, repetition, embedding, operands, refusals ---- */
@@ -630,25 +715,43 @@ static void large(struct matmul *m, enum matrix_kind kind, int rows, int k, int 
 }
 #endif
 
+static int told(struct matmul *m)
+{
+    matmul_close(m);
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed != 0;
+}
+
 int main(int argc, char **argv)
 {
-    small = argc > 1 && !strcmp(argv[1], "small");
+    const char *part = argc > 1 ? argv[1] : "";
+    small = !strcmp(part, "small");
     if (!gpu_is_there()) {
         printf("skipped: no GPU\n");
         return 0;
     }
     struct matmul *m = open_or_die(false);
-    if (argc > 1 && !strcmp(argv[1], "wide")) {
+#ifdef RUNG_EMULATE
+    small = strcmp(part, "whole") != 0;
+    if (strcmp(part, "fp8wide")) wide_kernel(m);
+    wide8_kernel_tests(m);
+    return told(m);
+#else
+    if (!strcmp(part, "fp8wide")) {
+        wide8_kernel_tests(m);
+        in_a_graph(m, &KINDS[1], 64);
+        return told(m);
+    }
+    if (!strcmp(part, "wide")) {
         wide_kernel(m);
         repetition(m, &KINDS[0], 1000, 8192, 64);
         in_a_graph(m, &KINDS[0], 64);
-        matmul_close(m);
-        printf("%d passed, %d failed\n", passed, failed);
-        return failed != 0;
+        return told(m);
     }
     printf("cuBLASLt %s\n", matmul_has_lt(m) ? "found" : "not found");
     every_kind(m);
     wide_kernel(m);
+    wide8_kernel_tests(m);
     if (!small) repetition(m, &KINDS[0], 1000, 8192, 64);
     for (int i = 0; i < KIND_COUNT; i++) {
         embedding(&KINDS[i]);
@@ -659,12 +762,9 @@ int main(int argc, char **argv)
     if (!small) invariance(&KINDS[0], 36000, 256), invariance(&KINDS[1], 36000, 256);
     operands_saturate();
     refusals(m);
-#ifdef __CUDACC__
     for (int i = 0; i < KIND_COUNT; i++) in_a_graph(m, &KINDS[i], 3), in_a_graph(m, &KINDS[i], 200);
     for (int kind = MATRIX_F16; kind <= MATRIX_W4 && !small && matmul_has_lt(m); kind++)
         large(m, (enum matrix_kind)kind, 10240, 8192, 17), large(m, (enum matrix_kind)kind, 8192, 22016, 70);
+    return told(m);
 #endif
-    matmul_close(m);
-    printf("%d passed, %d failed\n", passed, failed);
-    return failed != 0;
 }

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <vector>
 
+#include "tests/cuda/emulate/engine/cuda/matmul_wgmma.cuh"
 #include "tests/cuda/emulate/engine/cuda/ptx.cuh"
 
 struct emulate_index threadIdx, blockIdx, blockDim, gridDim;
@@ -34,10 +35,20 @@ struct barrier {
     unsigned phase;
 };
 static std::map<uint32_t, struct barrier> barriers; /* by address */
+/* What the emulated driver writes into a map of a tensor: a matrix of bytes. */
+struct tensor {
+    const uint8_t *data;
+    int64_t k, rows, apart;
+    uint32_t box_k, box_rows;
+};
 struct copy {
     uint32_t to, bytes, bar;
-    const void *from;
+    const void *from; /* NULL: a box of the tensor */
+    struct tensor tensor;
+    int k, row;
 };
+/* A fiber's warpgroup products, that run when it waits for them. */
+static std::map<int, std::vector<std::vector<std::function<void()>>>> products;
 static std::vector<struct copy> copies;
 static std::vector<int> order;
 static char *stacks;
@@ -86,6 +97,18 @@ static void end_phase(struct barrier *b)
     idle = 0;
 }
 
+/* Rows of 128 bytes at multiples of 128, their 16-byte chunks XORed with the address's bits 7 to 9; zeros beyond the edges. */
+static void deliver_box(const struct copy *c)
+{
+    const struct tensor *t = &c->tensor;
+    for (uint32_t i = 0; i < t->box_rows * t->box_k; i++) {
+        int64_t row = c->row + (int64_t)(i / t->box_k), k = c->k + (int64_t)(i % t->box_k);
+        uint32_t to = c->to + i;
+        bool inside = row >= 0 && row < t->rows && k >= 0 && k < t->k;
+        emulate_arena[to ^ (to >> 7 & 7) << 4] = inside ? t->data[row * t->apart + k] : 0;
+    }
+}
+
 /* Some of the copies under way arrive. */
 static void deliver(void)
 {
@@ -96,7 +119,8 @@ static void deliver(void)
         }
         struct copy c = copies[i];
         copies.erase(copies.begin() + (ptrdiff_t)i);
-        memcpy(emulate_arena + c.to, c.from, c.bytes);
+        if (c.from) memcpy(emulate_arena + c.to, c.from, c.bytes);
+        else deliver_box(&c);
         struct barrier *b = &barriers.at(c.bar);
         b->bytes -= c.bytes;
         end_phase(b);
@@ -154,6 +178,7 @@ static void run_blocks(unsigned first, unsigned blocks)
     memset(emulate_arena, 0xff, shared_bytes * blocks);
     meetings.clear();
     barriers.clear();
+    products.clear();
     for (size_t i = 0; i < count; i++) {
         void **top = (void **)(stacks + (i + 1) * STACK_BYTES - 64);
         *--top = NULL;
@@ -167,6 +192,8 @@ static void run_blocks(unsigned first, unsigned blocks)
     be(order[0]);
     emulate_switch(&outside, fibers[now].stack);
     if (!copies.empty()) fail("copies are still under way");
+    for (auto &p : products)
+        if (!p.second.empty()) fail("a warpgroup's products that nobody waited for");
 }
 
 void emulate_run(dim3 grid, unsigned threads, size_t shared, bool together, const std::function<void()> &kernel)
@@ -248,7 +275,57 @@ void mbarrier_wait(uint32_t bar, uint32_t parity)
 void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t bar, uint64_t)
 {
     if (to % 16 != 0 || (uintptr_t)from % 16 != 0 || bytes % 16 != 0 || bytes == 0) fail("a bulk copy that is not of 16 bytes");
-    copies.push_back({to, bytes, bar, from});
+    copies.push_back({to, bytes, bar, from, {}, 0, 0});
+}
+
+/* ---- copies of tensors ---- */
+
+void tensor_copy(uint32_t to, const CUtensorMap *map, int k, int row, uint32_t bar)
+{
+    struct copy c = {to, 0, bar, NULL, {}, k, row};
+    memcpy(&c.tensor, map, sizeof c.tensor);
+    c.bytes = c.tensor.box_k * c.tensor.box_rows;
+    if (to % 128 != 0) fail("a tensor's copy to no multiple of 128 bytes");
+    copies.push_back(c);
+}
+
+static CUresult encode_tiled(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t rank, void *data, const cuuint64_t *sizes, const cuuint64_t *apart,
+                             const cuuint32_t *box, const cuuint32_t *steps, CUtensorMapInterleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
+                             CUtensorMapFloatOOBfill)
+{
+    bool right = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 && rank == 2 && swizzle == CU_TENSOR_MAP_SWIZZLE_128B && box[0] == 128 && box[1] <= 256 &&
+                 steps[0] == 1 && steps[1] == 1 && (uintptr_t)data % 16 == 0 && apart[0] % 16 == 0 && sizes[0] && sizes[1] && (uintptr_t)map % 64 == 0;
+    if (!right) return CUDA_ERROR_INVALID_VALUE;
+    struct tensor t = {(const uint8_t *)data, (int64_t)sizes[0], (int64_t)sizes[1], (int64_t)apart[0], box[0], box[1]};
+    static_assert(sizeof t <= sizeof *map, "no room in a map");
+    memcpy(map, &t, sizeof t);
+    return CUDA_SUCCESS;
+}
+
+/* ---- products of warpgroups ---- */
+
+void emulate_product(const std::function<void()> &product)
+{
+    auto &groups = products[now];
+    if (groups.empty()) groups.push_back({}); /* the last one is not committed yet */
+    groups.back().push_back(product);
+}
+
+void wgmma_commit(void)
+{
+    auto &groups = products[now];
+    if (groups.empty()) groups.push_back({});
+    groups.push_back({});
+}
+
+void emulate_products_wait(int pending)
+{
+    auto &groups = products[now];
+    while ((int)groups.size() - 1 > pending) {
+        for (auto &product : groups.front()) product();
+        groups.erase(groups.begin());
+    }
+    if (groups.size() == 1 && groups[0].empty()) groups.clear();
 }
 
 /* ---- the host's side: a card with a few multiprocessors, whose memory is the host's ---- */
@@ -317,12 +394,41 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr what, int)
 {
     const char *blocks = getenv("RUNG_EMULATE_MULTIPROCESSORS");
     *value = what == cudaDevAttrMultiProcessorCount ? (blocks ? atoi(blocks) : 4) : what == cudaDevAttrComputeCapabilityMajor ? 9 :
-             what == cudaDevAttrCooperativeLaunch ? 1 : 232448;
+             what == cudaDevAttrComputeCapabilityMinor ? 0 : what == cudaDevAttrCooperativeLaunch ? 1 : 232448;
     return cudaSuccess;
 }
 
 cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute, int)
 {
     return cudaSuccess;
+}
+
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *of, const void *)
+{
+    memset(of, 0, sizeof *of);
+    of->numRegs = 128;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **found, unsigned, unsigned long long, enum cudaDriverEntryPointQueryResult *result)
+{
+    *found = strcmp(name, "cuTensorMapEncodeTiled") == 0 ? (void *)encode_tiled : NULL;
+    *result = *found ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDriverEntryPoint(const char *name, void **found, unsigned long long flags, enum cudaDriverEntryPointQueryResult *result)
+{
+    return cudaGetDriverEntryPointByVersion(name, found, 0, flags, result);
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaLaunchKernel(const void *, dim3, dim3, void **, size_t, cudaStream_t)
+{
+    return cudaErrorNotSupported; /* by LAUNCH alone */
 }
 }

@@ -48,6 +48,7 @@ void emulate_exchange(const void *in, int bytes, void *out);
 #define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) \
     ((void)(stream), emulate_run(dim3((unsigned)(blocks)), threads, shared, true, [&] { (kernel)(args); }), cudaSuccess)
 #define SHARED_BYTES(name) uint8_t *name = emulate_shared()
+#define SHARED_SWIZZLED(name) SHARED_BYTES(name)
 
 /* ---- what CUDA C++ has by itself ---- */
 
@@ -178,6 +179,14 @@ static inline float __int_as_float(int i)
 static inline unsigned __umulhi(unsigned a, unsigned b)
 {
     return (unsigned)((uint64_t)a * b >> 32);
+}
+
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which)
+{
+    uint64_t all = (uint64_t)b << 32 | a;
+    unsigned out = 0;
+    for (int i = 0; i < 4; i++) out |= (unsigned)(all >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+    return out;
 }
 
 static inline float __fdividef(float a, float b)
