@@ -295,7 +295,7 @@ int wide8_kernel_cols(int kernel)
  * multiprocessor needs to get and multiply it, or what the memory needs for all; and those that joining takes. Fitted to an H100. */
 static double unit_ns(int cols, int tiles, int col_tiles)
 {
-    double product = cols > 192 ? 2.85 * cols : 360 + cols, memory = 5.4 * tiles / col_tiles;
+    double product = (cols > 192 ? 3.2 * cols : 360 + cols) + (col_tiles > 1 ? 20 : 0), memory = 5.4 * tiles / col_tiles;
     return product > memory ? product : memory;
 }
 static double join_ns(int cols)
