@@ -108,7 +108,8 @@ static void assert_same(struct tiny *a, struct tiny *b, int cols)
 static void the_first_step_from_the_file_gives_the_bits_of_packed_weights(void **state)
 {
     (void)state;
-    static const enum gguf_type TYPES[] = {GGUF_Q8_0, GGUF_Q4_0, GGUF_IQ4_NL, GGUF_Q4_K, GGUF_F16};
+    static const enum gguf_type TYPES[] = {GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1, GGUF_IQ4_NL,
+                                           GGUF_Q2_K, GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K,   GGUF_F16};
     static const int STEPS[] = {1, 15, COLS};
     const struct kernels *k;
     for (int set = 0; (k = kernels_at(set)) != NULL; set++)
