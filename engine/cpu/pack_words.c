@@ -4,16 +4,17 @@
 #include <string.h>
 
 #define WORDS_LANES 4
+#define WORDS_INLINE static inline __attribute__((always_inline))
 typedef uint32_t words __attribute__((vector_size(16)));
 
-static inline words word_row(const uint8_t *p)
+WORDS_INLINE words word_row(const uint8_t *p)
 {
     words v;
     memcpy(&v, p, sizeof v);
     return v;
 }
 
-static inline void words4(const uint8_t *const *rows, size_t at, words *out)
+WORDS_INLINE void words4(const uint8_t *const *rows, size_t at, words *out)
 {
     words a = word_row(rows[0] + at), b = word_row(rows[1] + at), c = word_row(rows[2] + at), d = word_row(rows[3] + at);
     words ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
@@ -25,25 +26,26 @@ static inline void words4(const uint8_t *const *rows, size_t at, words *out)
     out[3] = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 
-static inline void words8(const uint8_t *const *rows, size_t at, words *out)
+WORDS_INLINE void words8(const uint8_t *const *rows, size_t at, words *out)
 {
     words4(rows, at, out);
     words4(rows, at + 16, out + 4);
 }
 
-static inline void words_bytes(uint8_t *to, words v)
+WORDS_INLINE void words_bytes(uint8_t *to, words v)
 {
     typedef uint8_t bytes __attribute__((vector_size(16)));
-    bytes b = (bytes)v;
-    b = __builtin_shufflevector(b, b, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    words w = (words)b;
+    for (int i = 0; i < 2; i++) { /* rows of the lower and the upper half become neighbours, twice */
+        bytes low = (bytes)v, high = (bytes)__builtin_shufflevector(v, v, 2, 3, 2, 3);
+        v = (words)__builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    }
     for (int j = 0; j < 4; j++) {
-        uint32_t four = w[j];
+        uint32_t four = v[j];
         memcpy(to + j * PANEL_ROWS, &four, 4);
     }
 }
 
-static inline void words_ahead(const uint8_t *next, size_t from, size_t end)
+WORDS_INLINE void words_ahead(const uint8_t *next, size_t from, size_t end)
 {
     (void)next, (void)from, (void)end;
 }
@@ -52,5 +54,5 @@ static inline void words_ahead(const uint8_t *next, size_t from, size_t end)
 
 void pack_words(enum gguf_type type, int k, uint8_t *panel, const uint8_t *const rows[PANEL_ROWS])
 {
-    for (int lane = 0; lane < PANEL_ROWS; lane += WORDS_LANES) words_fill(type, k, panel, lane, rows + lane, NULL);
+    words_fill(type, k, panel, rows, NULL);
 }

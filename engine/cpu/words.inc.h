@@ -1,7 +1,7 @@
 /* Panels from rows of the file, WORDS_LANES rows at a time: a row is a lane of a vector of words, so that the bits of
  * neighbouring columns are put in order for all of them at once. Included after
  *
- *   WORDS_LANES
+ *   WORDS_LANES, WORDS_INLINE
  *   words                                vector of WORDS_LANES uint32_t
  *   void words4(rows, at, words v[4])    16 bytes of each row from `at` on: word j of every row is v[j]
  *   void words8(rows, at, words v[8])    32 bytes
@@ -13,15 +13,13 @@
 #include <stdint.h>
 #include <string.h>
 
-#define INLINE_WORDS static inline __attribute__((always_inline))
-
-INLINE_WORDS void words_put(uint8_t *to, words v)
+WORDS_INLINE void words_put(uint8_t *to, words v)
 {
     memcpy(to, &v, sizeof v);
 }
 
 /* The low halves of all lanes. */
-INLINE_WORDS void words_halves(uint8_t *to, words v)
+WORDS_INLINE void words_halves(uint8_t *to, words v)
 {
     typedef uint16_t halves __attribute__((vector_size(2 * WORDS_LANES)));
     halves h = __builtin_convertvector(v, halves);
@@ -29,12 +27,12 @@ INLINE_WORDS void words_halves(uint8_t *to, words v)
 }
 
 /* Two bytes of each row. */
-INLINE_WORDS void words_take_halves(uint8_t *to, const uint8_t *const *rows, size_t at)
+WORDS_INLINE void words_take_halves(uint8_t *to, const uint8_t *const *rows, size_t at)
 {
     for (int l = 0; l < WORDS_LANES; l++) memcpy(to + l * 2, rows[l] + at, 2);
 }
 
-INLINE_WORDS words words_take(const uint8_t *const *rows, size_t at)
+WORDS_INLINE words words_take(const uint8_t *const *rows, size_t at)
 {
     uint32_t each[WORDS_LANES];
     words v;
@@ -45,7 +43,7 @@ INLINE_WORDS words words_take(const uint8_t *const *rows, size_t at)
 
 /* Fields of `width` bits in each byte of `count` vectors (count × width = 8): field i of vector j and field j of vector i
  * change places. */
-INLINE_WORDS void words_turn_fields(words *v, const int count, const int width)
+WORDS_INLINE void words_turn_fields(words *v, const int count, const int width)
 {
     for (int s = count / 2; s > 0; s /= 2) {
         const int shift = s * width;
@@ -60,14 +58,14 @@ INLINE_WORDS void words_turn_fields(words *v, const int count, const int width)
 }
 
 /* Bits whose places differ by `shift` change places where the mask has the lower one. */
-INLINE_WORDS words words_swap(words v, int shift, uint32_t mask)
+WORDS_INLINE words words_swap(words v, int shift, uint32_t mask)
 {
     words t = ((v >> shift) ^ v) & mask;
     return v ^ t ^ t << shift;
 }
 
 /* Bit 4 g + i, of column i of group g, becomes bit g of byte i: five binary digits of a place turn by two. */
-INLINE_WORDS words words_fifth_bits(words v)
+WORDS_INLINE words words_fifth_bits(words v)
 {
     v = words_swap(v, 14, 0x0000cccc);
     v = words_swap(v, 7, 0x00aa00aa);
@@ -76,20 +74,20 @@ INLINE_WORDS words words_fifth_bits(words v)
 }
 
 /* 32 columns of four bits, which are one half of each byte of 8 words: low bits of a block. */
-INLINE_WORDS void words_nibbles(uint8_t *to, const words *w, bool high)
+WORDS_INLINE void words_nibbles(uint8_t *to, const words *w, bool high)
 {
     for (int i = 0; i < 4; i++)
         words_put(to + i * 64, high ? (w[i] >> 4 & 0x0f0f0f0f) | (w[i + 4] & 0xf0f0f0f0)
                                     : (w[i] & 0x0f0f0f0f) | (w[i + 4] & 0x0f0f0f0f) << 4);
 }
 
-INLINE_WORDS uint8_t *words_block(enum gguf_type type, uint8_t *chunk, int i, int lane)
+WORDS_INLINE uint8_t *words_block(enum gguf_type type, uint8_t *chunk, int i, int lane)
 {
     return chunk + pack_at_block(type, i) + lane * 4;
 }
 
 /* Block i of a chunk, of a type with 32 columns to a block. */
-INLINE_WORDS void words_small(enum gguf_type type, const uint8_t *const *rows, size_t at, uint8_t *chunk, int i, int lane)
+WORDS_INLINE void words_small(enum gguf_type type, const uint8_t *const *rows, size_t at, uint8_t *chunk, int i, int lane)
 {
     const bool min = pack_has_min(type), five = pack_bits(type) == 5;
     uint8_t *scales = chunk + (i * 16 + lane) * 2, *block = words_block(type, chunk, i, lane);
@@ -112,7 +110,7 @@ INLINE_WORDS void words_small(enum gguf_type type, const uint8_t *const *rows, s
     for (int j = 0; j < 4; j++) words_put(block + pack_high(type) + j * 64, v[j]);
 }
 
-INLINE_WORDS void words_q45_k(enum gguf_type type, const uint8_t *const *rows, size_t at, uint8_t *chunk, int lane)
+WORDS_INLINE void words_q45_k(enum gguf_type type, const uint8_t *const *rows, size_t at, uint8_t *chunk, int lane)
 {
     const bool five = type == GGUF_Q5_K;
     uint8_t *mins = chunk + pack_at_min(type) + lane;
@@ -136,7 +134,7 @@ INLINE_WORDS void words_q45_k(enum gguf_type type, const uint8_t *const *rows, s
 }
 
 /* Two bits of 128 columns, from 32 bytes of each row to `to` of four blocks. */
-INLINE_WORDS void words_pairs(enum gguf_type type, const uint8_t *const *rows, size_t at, uint8_t *chunk, int first, int skip, int lane)
+WORDS_INLINE void words_pairs(enum gguf_type type, const uint8_t *const *rows, size_t at, uint8_t *chunk, int first, int skip, int lane)
 {
     words w[8];
     words8(rows, at, w);
@@ -149,7 +147,7 @@ INLINE_WORDS void words_pairs(enum gguf_type type, const uint8_t *const *rows, s
     }
 }
 
-INLINE_WORDS void words_q6_k(const uint8_t *const *rows, size_t at, uint8_t *chunk, int lane)
+WORDS_INLINE void words_q6_k(const uint8_t *const *rows, size_t at, uint8_t *chunk, int lane)
 {
     const enum gguf_type type = GGUF_Q6_K;
     words s[4], w[2][8];
@@ -164,7 +162,7 @@ INLINE_WORDS void words_q6_k(const uint8_t *const *rows, size_t at, uint8_t *chu
     }
 }
 
-INLINE_WORDS void words_q2_k(const uint8_t *const *rows, size_t at, uint8_t *chunk, int lane)
+WORDS_INLINE void words_q2_k(const uint8_t *const *rows, size_t at, uint8_t *chunk, int lane)
 {
     const enum gguf_type type = GGUF_Q2_K;
     words s[4], d = words_take(rows, at + 80);
@@ -178,7 +176,7 @@ INLINE_WORDS void words_q2_k(const uint8_t *const *rows, size_t at, uint8_t *chu
     for (int half = 0; half < 2; half++) words_pairs(type, rows, at + 16 + (size_t)half * 32, chunk, half * 4, 0, lane);
 }
 
-INLINE_WORDS void words_q3_k(const uint8_t *const *rows, size_t at, uint8_t *chunk, int lane)
+WORDS_INLINE void words_q3_k(const uint8_t *const *rows, size_t at, uint8_t *chunk, int lane)
 {
     const enum gguf_type type = GGUF_Q3_K;
     words h[8], low[2] = {words_take(rows, at + 96), words_take(rows, at + 100)}, high = words_take(rows, at + 104);
@@ -193,9 +191,16 @@ INLINE_WORDS void words_q3_k(const uint8_t *const *rows, size_t at, uint8_t *chu
     for (int half = 0; half < 2; half++) words_pairs(type, rows, at + 32 + (size_t)half * 32, chunk, half * 4, pack_high(type), lane);
 }
 
-/* Lanes [lane, lane + WORDS_LANES) of a panel, from as many rows. `next`: where the rows of the panel after this one
- * begin, which are asked for meanwhile. */
-INLINE_WORDS void words_fill_type(enum gguf_type type, int k, uint8_t *panel, int lane, const uint8_t *const *rows, const uint8_t *next)
+WORDS_INLINE void words_lanes(enum gguf_type type, const uint8_t *const *rows, size_t at, uint8_t *chunk, int i, int lane)
+{
+    if (type == GGUF_Q4_K || type == GGUF_Q5_K) words_q45_k(type, rows, at, chunk, lane);
+    else if (type == GGUF_Q6_K) words_q6_k(rows, at, chunk, lane);
+    else if (type == GGUF_Q2_K) words_q2_k(rows, at, chunk, lane);
+    else if (type == GGUF_Q3_K) words_q3_k(rows, at, chunk, lane);
+    else words_small(type, rows, at, chunk, i, lane);
+}
+
+WORDS_INLINE void words_fill_type(enum gguf_type type, int k, uint8_t *panel, const uint8_t *const *rows, const uint8_t *next)
 {
     const int elements = pack_super(type) ? PACK_SUPER : 32, each = pack_super(type) ? 1 : pack_chunk_blocks(type);
     const size_t size = pack_row_bytes(type, elements);
@@ -203,19 +208,16 @@ INLINE_WORDS void words_fill_type(enum gguf_type type, int k, uint8_t *panel, in
         uint8_t *chunk = panel + (size_t)(b / each) * (size_t)pack_chunk_bytes(type);
         const size_t at = (size_t)b * size;
         words_ahead(next, at * PANEL_ROWS, (at + size) * PANEL_ROWS);
-        if (type == GGUF_Q4_K || type == GGUF_Q5_K) words_q45_k(type, rows, at, chunk, lane);
-        else if (type == GGUF_Q6_K) words_q6_k(rows, at, chunk, lane);
-        else if (type == GGUF_Q2_K) words_q2_k(rows, at, chunk, lane);
-        else if (type == GGUF_Q3_K) words_q3_k(rows, at, chunk, lane);
-        else words_small(type, rows, at, chunk, b % each, lane);
+        for (int lane = 0; lane < PANEL_ROWS; lane += WORDS_LANES) words_lanes(type, rows + lane, at, chunk, b % each, lane);
     }
 }
 
-static void words_fill(enum gguf_type type, int k, uint8_t *panel, int lane, const uint8_t *const *rows, const uint8_t *next)
+/* A panel from its rows. `next`: where the rows of the panel after this one begin, which are asked for meanwhile. */
+static void words_fill(enum gguf_type type, int k, uint8_t *panel, const uint8_t *const rows[PANEL_ROWS], const uint8_t *next)
 {
     switch (type) {
 #define WORDS_CASE(t)                                                                                                  \
-    case t: words_fill_type(t, k, panel, lane, rows, next); break;
+    case t: words_fill_type(t, k, panel, rows, next); break;
         WORDS_CASE(GGUF_Q8_0)
         WORDS_CASE(GGUF_Q4_0)
         WORDS_CASE(GGUF_Q4_1)

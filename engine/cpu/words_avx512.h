@@ -8,9 +8,10 @@
 #include <string.h>
 
 #define WORDS_LANES 16
+#define WORDS_INLINE static inline __attribute__((always_inline)) /* else gcc drops the prefetches */
 typedef uint32_t words __attribute__((vector_size(64)));
 
-static inline __m512i words_four(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d)
+WORDS_INLINE __m512i words_four(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d)
 {
     __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const void *)a));
     v = _mm512_inserti32x4(v, _mm_loadu_si128((const void *)b), 1);
@@ -18,13 +19,13 @@ static inline __m512i words_four(const uint8_t *a, const uint8_t *b, const uint8
     return _mm512_inserti32x4(v, _mm_loadu_si128((const void *)d), 3);
 }
 
-static inline __m512i words_two(const uint8_t *a, const uint8_t *b)
+WORDS_INLINE __m512i words_two(const uint8_t *a, const uint8_t *b)
 {
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const void *)a)), _mm256_loadu_si256((const void *)b), 1);
 }
 
 /* In each 128 bits: four words of four registers change rows for columns. */
-static inline void words_turn(__m512i v[4])
+WORDS_INLINE void words_turn(__m512i v[4])
 {
     __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
     __m512i c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
@@ -34,7 +35,7 @@ static inline void words_turn(__m512i v[4])
     v[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-static inline void words4(const uint8_t *const *rows, size_t at, words *out)
+WORDS_INLINE void words4(const uint8_t *const *rows, size_t at, words *out)
 {
     __m512i v[4];
     for (int i = 0; i < 4; i++) v[i] = words_four(rows[i] + at, rows[4 + i] + at, rows[8 + i] + at, rows[12 + i] + at);
@@ -42,7 +43,7 @@ static inline void words4(const uint8_t *const *rows, size_t at, words *out)
     for (int i = 0; i < 4; i++) out[i] = (words)v[i];
 }
 
-static inline void words8(const uint8_t *const *rows, size_t at, words *out)
+WORDS_INLINE void words8(const uint8_t *const *rows, size_t at, words *out)
 {
     __m512i v[4], w[4]; /* words 0 to 3 and 4 to 7 of rows 0-3, 4-7; of rows 8-11, 12-15 */
     for (int i = 0; i < 4; i++) v[i] = words_two(rows[i] + at, rows[4 + i] + at);
@@ -55,14 +56,14 @@ static inline void words8(const uint8_t *const *rows, size_t at, words *out)
     }
 }
 
-static inline void words_bytes(uint8_t *to, words v)
+WORDS_INLINE void words_bytes(uint8_t *to, words v)
 {
     const __m512i in_four = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     const __m512i fours = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     _mm512_storeu_si512((void *)to, _mm512_permutexvar_epi32(fours, _mm512_shuffle_epi8((__m512i)v, in_four)));
 }
 
-static inline void words_ahead(const uint8_t *next, size_t from, size_t end)
+WORDS_INLINE void words_ahead(const uint8_t *next, size_t from, size_t end)
 {
     for (; from < end; from += 64) _mm_prefetch((const void *)(next + from), _MM_HINT_T1);
 }
@@ -71,7 +72,7 @@ static inline void words_ahead(const uint8_t *next, size_t from, size_t end)
 
 static void put_words(const struct packed *w, uint8_t *to, const uint8_t *const rows[PANEL_ROWS], const uint8_t *next)
 {
-    words_fill(w->type, w->k, to, 0, rows, next);
+    words_fill(w->type, w->k, to, rows, next);
 }
 
 #endif
