@@ -1,4 +1,4 @@
-#include "engine/gguf.h"
+#include "engine/gguf_private.h"
 
 #include "engine/gguf_own.h"
 
@@ -24,31 +24,6 @@ enum kind {
     KIND_I64, KIND_F64, KINDS
 };
 static const unsigned char KIND_BYTES[KINDS] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
-
-struct key {
-    struct gguf_string name;
-    uint32_t kind, element; /* element: the kind of an array's elements */
-    uint64_t count;         /* of an array */
-    const uint8_t *value;   /* the scalar, the string's length word, or an array's first element */
-    size_t bytes;           /* from value to the end of this pair */
-};
-
-struct part {
-    const uint8_t *data;
-    size_t len;
-    int file; /* what is mapped; -1: memory that is not ours */
-};
-
-struct gguf {
-    struct part *parts;
-    int part_count;
-    struct key *keys; /* of the first part, sorted by name */
-    int key_count;
-    struct gguf_tensor *tensors; /* in the file's order */
-    int tensor_count;
-    int *by_name; /* (tensor_count) indexes into tensors, sorted by name */
-    size_t header_bytes;
-};
 
 /* ---- the cursor ---- */
 
@@ -553,19 +528,6 @@ void gguf_close(struct gguf *g)
 
 /* ---- asking ---- */
 
-bool gguf_place(const struct gguf *g, const void *data, int *file, int64_t *offset)
-{
-    for (int i = 0; i < g->part_count; i++) {
-        const struct part *p = &g->parts[i];
-        uintptr_t from = (uintptr_t)p->data, at = (uintptr_t)data;
-        if (p->file < 0 || at < from || at - from >= p->len) continue;
-        *file = p->file;
-        *offset = (int64_t)(at - from);
-        return true;
-    }
-    return false;
-}
-
 int gguf_tensor_count(const struct gguf *g)
 {
     return g->tensor_count;
@@ -672,29 +634,6 @@ int64_t gguf_array_floats(const struct gguf *g, const char *name, float *out, in
     for (int64_t i = 0; i < max && (uint64_t)i < k->count; i++)
         out[i] = (float)load_float(k->element, k->value + (size_t)i * step, 0);
     return (int64_t)k->count;
-}
-
-void gguf_drop_tensor(const struct gguf *gguf, const struct gguf_tensor *t)
-{
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
-    uintptr_t at = ((uintptr_t)t->data + page) & ~page, end = ((uintptr_t)t->data + (uintptr_t)t->bytes) & ~page;
-    for (int i = 0; i < gguf->part_count && at < end; i++) {
-        uintptr_t start = (uintptr_t)gguf->parts[i].data;
-        if (gguf->parts[i].file >= 0 && at >= start && end <= start + gguf->parts[i].len) (void)madvise((void *)at, end - at, MADV_DONTNEED);
-    }
-}
-
-void gguf_drop_pages(const struct gguf *gguf)
-{
-    for (int i = 0; i < gguf->part_count; i++)
-        if (gguf->parts[i].file >= 0) (void)madvise((void *)(uintptr_t)gguf->parts[i].data, gguf->parts[i].len, MADV_DONTNEED);
-}
-
-int64_t gguf_file_bytes(const struct gguf *g)
-{
-    int64_t sum = 0;
-    for (int i = 0; i < g->part_count; i++) sum += (int64_t)g->parts[i].len;
-    return sum;
 }
 
 const void *gguf_header(const struct gguf *g, size_t *len)

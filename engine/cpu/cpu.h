@@ -54,7 +54,7 @@ struct cpu {
     struct packing *later; /* (later_count) matrices, of which those from later_next on are not packed yet */
     int later_count, later_next;
     int64_t later_bytes;   /* of all of them */
-    uint8_t *panels;       /* (members, panel_size): where a member packs a panel of those for itself */
+    uint8_t *panels;       /* (members, panel_size): where a member packs a panel of those for itself, and the scratch for it */
     size_t panel_size;
     bool stepped;
     float *output_norm, *output_bias;
@@ -94,7 +94,8 @@ ERR_CHECKED enum err_code cpu_pack(struct cpu *c, bool later, struct err *e);
 void cpu_unpack(struct cpu *c);
 /* Pack some more of what can wait. False: all is packed. */
 bool cpu_settle(struct backend *b);
-/* Panel `panel` of a matrix from its file's rows to `to`; for types that pack_quick() names. */
+/* Panel `panel` of a matrix from its file's rows to `to`, behind which is room for packed_scratch(k) bytes; for types that
+ * pack_quick() names. */
 void packing_panel(const struct kernels *k, const struct packing *p, int panel, uint8_t *to);
 enum err_code cpu_forward(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
 

@@ -322,60 +322,6 @@ static void put_quants(const struct pack_format *f, const struct packed *w, uint
     }
 }
 
-/* Types whose blocks need no taking apart: words move as they are. */
-static void put_words(const struct packed *w, uint8_t *panel, int lane, const uint8_t *raw)
-{
-    bool eight = w->type == GGUF_Q8_0;
-    int words = eight ? 8 : 4;
-    uint32_t flip = eight ? 0x80808080 : 0;
-    for (int b = 0; b < w->k / 32; b++, raw += 2 + words * 4) {
-        int i = b;
-        uint8_t *chunk = chunk_of(w->type, panel, &i);
-        uint32_t *out = (uint32_t *)(void *)(chunk + pack_at_block(w->type, i)) + lane;
-        ((uint16_t *)(void *)chunk)[i * PANEL_ROWS + lane] = get16(raw);
-        for (int j = 0; j < words; j++) out[j * PANEL_ROWS] = get32(raw + 2 + j * 4) ^ flip;
-    }
-}
-
-typedef uint32_t quad __attribute__((vector_size(16)));
-
-static quad load_quad(const uint8_t *p)
-{
-    quad v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-/* Four neighbouring words of four rows: word j of the rows goes to out + 16 j. */
-static void put_quads(const uint8_t *const rows[4], size_t at, uint32_t flip, uint32_t *out)
-{
-    const quad f = {flip, flip, flip, flip};
-    quad a = load_quad(rows[0] + at) ^ f, b = load_quad(rows[1] + at) ^ f, c = load_quad(rows[2] + at) ^ f, d = load_quad(rows[3] + at) ^ f;
-    quad ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-    *(quad *)(void *)out = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
-    *(quad *)(void *)(out + PANEL_ROWS) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-    ab = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    cd = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    *(quad *)(void *)(out + 2 * PANEL_ROWS) = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
-    *(quad *)(void *)(out + 3 * PANEL_ROWS) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-}
-
-static void put_words_panel(const struct packed *w, uint8_t *panel, const uint8_t *const *rows)
-{
-    bool eight = w->type == GGUF_Q8_0;
-    size_t words = eight ? 8 : 4, at = 0;
-    uint32_t flip = eight ? 0x80808080 : 0;
-    for (int b = 0; b < w->k / 32; b++, at += 2 + words * 4) {
-        int i = b;
-        uint8_t *chunk = chunk_of(w->type, panel, &i);
-        uint32_t *out = (uint32_t *)(void *)(chunk + pack_at_block(w->type, i));
-        uint16_t *scales = (uint16_t *)(void *)chunk + i * PANEL_ROWS;
-        for (int r = 0; r < PANEL_ROWS; r++) scales[r] = get16(rows[r] + at);
-        for (int r = 0; r < PANEL_ROWS; r += 4)
-            for (size_t j = 0; j < words; j += 4) put_quads(rows + r, at + 2 + j * 4, flip, out + j * PANEL_ROWS + r);
-    }
-}
-
 static void put_plain(const struct packed *w, uint8_t *panel, int lane, const void *raw, int element)
 {
     if (element == 4) {
@@ -414,10 +360,6 @@ static void fill_row(const struct packed *w, uint8_t *panel, int lane, const voi
         put_plain(w, panel, lane, raw, f->element);
         return;
     }
-    if (pack_quick(w->type)) {
-        put_words(w, panel, lane, raw);
-        return;
-    }
     struct codes c = codes_in(scratch, w->k);
     take(w->type, raw, w->k, &c);
     put_quants(f, w, panel, lane, c.q);
@@ -440,7 +382,7 @@ void packed_fill_panel(const struct packed *w, int panel, uint8_t *to, const voi
     const uint8_t *bytes[PANEL_ROWS];
     if (pack_quick(w->type) && count == PANEL_ROWS) {
         for (int i = 0; i < count; i++) bytes[i] = rows[i];
-        put_words_panel(w, to, bytes);
+        pack_words(w->type, w->k, to, bytes);
         return;
     }
     for (int i = 0; i < count; i++) fill_row(w, to, i, rows[i], scratch);

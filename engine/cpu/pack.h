@@ -138,14 +138,16 @@ void packed_release(struct packed *w);
 void packed_set_row(struct packed *w, int row, const void *raw, void *scratch);
 /* The same for row `from` of a tensor of any type, FP8 and W4A16 too. */
 void packed_set_tensor_row(struct packed *w, int row, const struct gguf_tensor *t, int64_t from, void *scratch);
-/* All of a panel's rows at once, row i of it from `rows[i]`: the same bytes, several times faster for types whose blocks
- * need no taking apart. */
+/* All of a panel's rows at once, row i of it from `rows[i]`: the same bytes, several times faster for types that
+ * pack_quick() names. */
 void packed_set_panel(struct packed *w, int panel, const void *const rows[PANEL_ROWS], void *scratch);
-/* Whether that is quick for a type. */
+/* Whether that is quick for a type: all but plain numbers, FP8 and W4A16. */
 static inline bool pack_quick(enum gguf_type t)
 {
-    return t == GGUF_Q8_0 || t == GGUF_Q4_0 || t == GGUF_IQ4_NL;
+    return !pack_plain(t) && t < GGUF_FP8;
 }
+/* All rows of a panel of a type that pack_quick() names, to `panel`. */
+void pack_words(enum gguf_type type, int k, uint8_t *panel, const uint8_t *const rows[PANEL_ROWS]);
 /* The same, put at `to` (panel_bytes) instead of into w->data. */
 void packed_fill_panel(const struct packed *w, int panel, uint8_t *to, const void *const rows[PANEL_ROWS], void *scratch);
 size_t packed_scratch(int k);

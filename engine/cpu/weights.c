@@ -25,7 +25,7 @@ static int64_t source_row(const struct packing *p, int row)
     return p->first + (int64_t)head * p->rotate_head + i;
 }
 
-/* A panel whose rows are bytes of their own, to `to`. */
+/* A panel whose rows are bytes of their own, to `to`. Rows that do not fill a panel need the scratch. */
 static void fill_panel(const struct kernels *k, const struct packing *p, int panel, uint8_t *to, void *scratch)
 {
     const void *rows[PANEL_ROWS] = {0};
@@ -40,7 +40,7 @@ static void fill_panel(const struct kernels *k, const struct packing *p, int pan
 void packing_panel(const struct kernels *k, const struct packing *p, int panel, uint8_t *to)
 {
     if (p->to->rows - panel * PANEL_ROWS < PANEL_ROWS) memset(to, 0, p->to->panel_bytes);
-    fill_panel(k, p, panel, to, NULL);
+    fill_panel(k, p, panel, to, to + p->to->panel_bytes);
 }
 
 static void pack_panel(struct packings *all, const struct packing *p, int panel, int member)
@@ -226,6 +226,12 @@ static void count_work(struct cpu *c, const struct packings *all)
     }
 }
 
+/* Bytes that packing_panel() works in. */
+static size_t panel_room(const struct packed *w)
+{
+    return (w->panel_bytes + packed_scratch(w->k) + 63) & ~(size_t)63;
+}
+
 /* Matrices that can wait leave the list for one of their own, and every member gets room for a panel of them. */
 static enum err_code put_off(struct cpu *c, struct packings *all, struct err *e)
 {
@@ -242,7 +248,7 @@ static enum err_code put_off(struct cpu *c, struct packings *all, struct err *e)
         p.to->unpacked = &c->later[c->later_count];
         c->later[c->later_count++] = p;
         c->later_bytes += (int64_t)packed_bytes(p.to);
-        if (p.to->panel_bytes > c->panel_size) c->panel_size = p.to->panel_bytes;
+        if (panel_room(p.to) > c->panel_size) c->panel_size = panel_room(p.to);
     }
     c->panels = c->later_count ? aligned_alloc(64, c->panel_size * (size_t)pool_threads(c->pool)) : NULL;
     return c->panels || !c->later_count ? ERR_OK : err_set(e, ERR_MEMORY, "no memory to pack weights");
@@ -293,7 +299,8 @@ bool cpu_settle(struct backend *b)
     enum { SHARES = 8, LEAST = 16 << 20 };
     struct cpu *c = (struct cpu *)b;
     if (!c->later_count) return false;
-    struct packings part = {.list = c->later + c->later_next, .pool = c->pool, .kernels = c->kernels, .scratch = c->panels}; /* not used: they are quick */
+    struct packings part = {.list = c->later + c->later_next, .pool = c->pool, .kernels = c->kernels, .scratch = c->panels,
+                            .scratch_size = c->panel_size};
     int64_t share = c->later_bytes / SHARES > LEAST ? c->later_bytes / SHARES : LEAST;
     for (; share > 0 && c->later_next < c->later_count; part.count++) share -= (int64_t)packed_bytes(c->later[c->later_next++].to);
     pack_list(&part);

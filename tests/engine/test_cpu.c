@@ -108,7 +108,8 @@ static void assert_same(struct tiny *a, struct tiny *b, int cols)
 static void the_first_step_from_the_file_gives_the_bits_of_packed_weights(void **state)
 {
     (void)state;
-    static const enum gguf_type TYPES[] = {GGUF_Q8_0, GGUF_Q4_0, GGUF_IQ4_NL, GGUF_Q4_K, GGUF_F16};
+    static const enum gguf_type TYPES[] = {GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1, GGUF_IQ4_NL,
+                                           GGUF_Q2_K, GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K,   GGUF_F16};
     static const int STEPS[] = {1, 15, COLS};
     const struct kernels *k;
     for (int set = 0; (k = kernels_at(set)) != NULL; set++)
@@ -129,6 +130,39 @@ static void the_first_step_from_the_file_gives_the_bits_of_packed_weights(void *
             }
 }
 
+/* The rows of the last panel do not fill it, and its memory has been used before. */
+static void a_panel_for_one_use_is_the_packed_one(void **state)
+{
+    (void)state;
+    enum { ROWS = 21, K = 512 };
+    static const enum gguf_type TYPES[] = {GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1, GGUF_IQ4_NL,
+                                           GGUF_Q2_K, GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K};
+    const struct kernels *k;
+    for (int set = 0; (k = kernels_at(set)) != NULL; set++)
+        for (size_t i = 0; i < sizeof TYPES / sizeof TYPES[0]; i++) {
+            struct packed w;
+            uint64_t seed = 9;
+            size_t bytes = pack_row_bytes(TYPES[i], K);
+            unsigned char *raw = malloc(bytes * ROWS), *scratch = malloc(packed_scratch(K));
+            tiny_fill(TYPES[i], raw, bytes * ROWS, 1, &seed);
+            assert_int_equal(packed_init(&w, TYPES[i], ROWS, K, NULL), ERR_OK);
+            for (int r = 0; r < ROWS; r++) packed_set_row(&w, r, raw + (size_t)r * bytes, scratch);
+            const struct gguf_tensor t = {.type = TYPES[i], .dims = 2, .shape = {K, ROWS, 1, 1}, .data = raw};
+            const struct packing p = {.to = &w, .from = &t};
+            size_t room = (w.panel_bytes + packed_scratch(K) + 63) & ~(size_t)63;
+            uint8_t *to = aligned_alloc(64, room);
+            memset(to, 0, room); /* what no column needs is never written */
+            for (int panel = 0; panel < w.panels; panel++) {
+                packing_panel(k, &p, panel, to);
+                assert_memory_equal(to, packed_panel(&w, panel), w.panel_bytes);
+            }
+            packed_release(&w);
+            free(to);
+            free(scratch);
+            free(raw);
+        }
+}
+
 static void an_idle_backend_packs_before_the_first_step(void **state)
 {
     (void)state;
@@ -147,6 +181,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_share_is_given_once),
         cmocka_unit_test(the_first_step_from_the_file_gives_the_bits_of_packed_weights),
+        cmocka_unit_test(a_panel_for_one_use_is_the_packed_one),
         cmocka_unit_test(an_idle_backend_packs_before_the_first_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

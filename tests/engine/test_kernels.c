@@ -165,6 +165,15 @@ static void a_panel_at_once_is_its_rows_one_by_one(void **state)
             packed_set_panel(&all, p, rows, scratch);
         }
         if (memcmp(one.data, all.data, one.panel_bytes * (size_t)one.panels) != 0) fail_msg("type %d differs", (int)TYPES[t]);
+        const struct kernels *set;
+        for (int i = 0; (set = set_at(i)) != NULL; i++) {
+            const unsigned char *rows[PANEL_ROWS];
+            if (!set->put_words || !pack_quick(TYPES[t])) continue;
+            for (int r = 0; r < PANEL_ROWS; r++) rows[r] = raw + (size_t)r * bytes;
+            memset(all.data, 0, all.panel_bytes);
+            set->put_words(&all, all.data, rows, raw);
+            if (memcmp(one.data, all.data, one.panel_bytes) != 0) fail_msg("%s: type %d differs", set->name, (int)TYPES[t]);
+        }
         packed_release(&one);
         packed_release(&all);
         free(raw);
