@@ -1,6 +1,6 @@
 /* The matrix products against plain sums in double precision on the host: every kind of weights, many shapes, every way.
  * Arguments: "small" keeps to small shapes and few columns (for the sanitizers), "wide" to the wide kernel, "fp8wide" to FP8's.
- * On the host (emulated) there are the wide kernels alone: a few shapes, all of them with "whole". */
+ * On the host (emulated) there are the wide kernels alone: a few cases; all of them where the last argument is "whole" (long). */
 #include "engine/cuda/matmul_private.cuh"
 #include "tests/cuda/random.cuh"
 
@@ -732,7 +732,7 @@ int main(int argc, char **argv)
     }
     struct matmul *m = open_or_die(false);
 #ifdef RUNG_EMULATE
-    small = strcmp(part, "whole") != 0;
+    small = strcmp(argc > 1 ? argv[argc - 1] : "", "whole") != 0;
     if (strcmp(part, "fp8wide")) wide_kernel(m);
     wide8_kernel_tests(m);
     return told(m);
