@@ -8,7 +8,7 @@ from test_failures import first_words, rest_of, running_worker
 
 needs_models = pytest.mark.skipif(not os.path.exists(model("edge.q8_0.gguf")), reason="models/ is not there")
 UP = {"policy": {"threshold": {"edge": 1.0, "region": 0.0}}}
-LONG = {"temperature": 1.5, "seed": 11, "max_tokens": 400, "logit_bias": {}}
+LONG = {"temperature": 1.5, "seed": 11, "max_tokens": 800, "logit_bias": {}}
 
 
 def engine(name, file, tier, **more):
@@ -137,7 +137,7 @@ def test_another_model_goes_on_from_the_text_so_far(ladder):
     worker = ladder.worker("only", backends=[engine("engine", "region.q8_0.gguf", "region")])
     edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge"), ladder.peer("region")], **UP)
     edge.until_tiers("region", "core")
-    connection, response = edge.open_stream("What is 48193 * 7261?", max_tokens=300, ignore_eos=True, temperature=1.0, seed=1)
+    connection, response = edge.open_stream("What is 48193 * 7261?", max_tokens=800, ignore_eos=True, temperature=1.0, seed=1)
     seen = events(response, 20)
     worker.kill()
     reply = rest_of(seen, response)
