@@ -178,4 +178,15 @@ static __device__ __forceinline__ void join_chunks(const float *partial, int64_t
     }
 }
 
+/* Whether a wide kernel runs on this device. Compiled for sm_90 without the a, or for older cards alone, it is empty: it has hardly a
+ * register then. */
+static inline bool runs_here(const void *kernel)
+{
+    int device, major = 0, minor = 0;
+    cudaFuncAttributes of;
+    return cudaGetDevice(&device) == cudaSuccess && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 && minor == 0 &&
+           cudaFuncGetAttributes(&of, kernel) == cudaSuccess && of.numRegs > 64;
+}
+
 #endif

@@ -284,14 +284,9 @@ static int64_t ceil_of(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* Compiled for sm_90 without the a, or for older cards alone, the kernel is empty: it has hardly a register then. */
 bool wide_device(void)
 {
-    int device, major = 0, minor = 0;
-    cudaFuncAttributes of;
-    return cudaGetDevice(&device) == cudaSuccess && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 && minor == 0 &&
-           cudaFuncGetAttributes(&of, (const void *)KERNELS[0].function) == cudaSuccess && of.numRegs > 64;
+    return runs_here((const void *)KERNELS[0].function);
 }
 
 int wide_kernels(void)

@@ -270,15 +270,10 @@ static bool map_of(CUtensorMap *map, const void *data, int rows, int k, int box)
 
 /* ---- running ---- */
 
-/* Compiled for sm_90 without the a, or for older cards alone, the kernel is empty: it has hardly a register then. */
 bool wide8_device(void)
 {
-    int device, major = 0, minor = 0;
-    cudaFuncAttributes of;
     (void)pthread_once(&encode_once, find_encode);
-    return encode && cudaGetDevice(&device) == cudaSuccess && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 && minor == 0 &&
-           cudaFuncGetAttributes(&of, (const void *)KERNELS[0].function) == cudaSuccess && of.numRegs > 64;
+    return encode && runs_here((const void *)KERNELS[0].function);
 }
 
 int wide8_kernels(void)

@@ -1,6 +1,6 @@
 /* The tops of rows of logits against a plain sort, to the bit, and their sums against double precision (LOGIT_SUM_ERROR). */
 #include "engine/cuda/backend.cuh"
-#include "tests/cuda/must.cuh"
+#include "tests/cuda/random.cuh"
 
 #include <algorithm>
 #include <math.h>
@@ -27,26 +27,11 @@ static void expect(bool good, const char *kind, int vocabulary, const char *what
     }
 }
 
-static uint64_t random_state = 0x9e3779b97f4a7c15u;
-static uint32_t random_bits(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (uint32_t)(random_state >> 32);
-}
-static float random_float(void)
-{
-    float sum = 0;
-    for (int i = 0; i < 4; i++) sum += (float)(random_bits() >> 8) * (1.0f / 16777216.0f) - 0.5f;
-    return sum * 1.7320508f;
-}
-
 /* ---- rows of many kinds ---- */
 
 static float normal(int, int)
 {
-    return 3 * random_float();
+    return 3 * random_normal();
 }
 static float equal(int, int)
 {
@@ -54,8 +39,8 @@ static float equal(int, int)
 }
 static float few(int, int) /* values; zeros of both signs among them */
 {
-    int v = (int)(random_bits() % 7) - 3;
-    return v ? (float)v : random_bits() & 1 ? 0.f : -0.f;
+    int v = (int)(random_u32() % 7) - 3;
+    return v ? (float)v : random_u32() & 1 ? 0.f : -0.f;
 }
 static float rising(int i, int n)
 {
@@ -67,20 +52,20 @@ static float falling(int i, int n)
 }
 static float of_one_thread(int i, int) /* the highest are all in a few threads' groups, where others have none */
 {
-    return i % 1024 == 3 ? 10 + random_float() : random_float();
+    return i % 1024 == 3 ? 10 + random_normal() : random_normal();
 }
 static float neighbours(int i, int n) /* the highest are neighbours */
 {
-    return i >= n / 2 && i < n / 2 + 700 ? 8 + random_float() : random_float();
+    return i >= n / 2 && i < n / 2 + 700 ? 8 + random_normal() : random_normal();
 }
 static float odd_ones(int, int)
 {
     static const float ODD[] = {NAN, -INFINITY, -NAN, -3e38f, 1e-40f, -1e-40f};
-    return random_bits() % 3 ? random_float() : ODD[random_bits() % 6];
+    return random_u32() % 3 ? random_normal() : ODD[random_u32() % 6];
 }
 static float mostly_nothing(int i, int)
 {
-    return i % 997 == 4 ? random_float() : -INFINITY;
+    return i % 997 == 4 ? random_normal() : -INFINITY;
 }
 static float nothing(int i, int)
 {
@@ -88,7 +73,7 @@ static float nothing(int i, int)
 }
 static float endless(int i, int)
 {
-    return i % 500 == 4 ? INFINITY : random_float();
+    return i % 500 == 4 ? INFINITY : random_normal();
 }
 static float near_the_bound(int i, int) /* many just where the list ends: bits of ids decide */
 {
@@ -180,7 +165,7 @@ static void measure(void)
             int64_t ld = ((int64_t)n + 15) / 16 * 16;
             std::vector<float> host((size_t)(ld * rows)), inverse((size_t)rows, 1.f);
             std::vector<struct logit_stats> stats((size_t)rows);
-            for (float &x : host) x = 3 * random_float();
+            for (float &x : host) x = 3 * random_normal();
             for (auto &s : stats) s.max = 6;
             float *logits, *device_inverse;
             struct logit_stats *device_stats;

@@ -37,6 +37,16 @@ def until(condition, what, limit_s=LIMIT_S):
         time.sleep(0.01)
 
 
+def read_until(response, mark, count):
+    """Reads an open stream until `mark` came so often; returns the bytes read."""
+    seen = b""
+    while seen.count(mark) < count:
+        line = response.readline()
+        assert line, f"the stream ended early: {seen[-300:]!r}"
+        seen += line
+    return seen
+
+
 def scripted(name, tier, text, delay_ms=0, fail_after=-1, **more):
     return {"name": name, "type": "scripted", "tier": tier, "script_text": text, "script_delay_ms": delay_ms,
             "script_fail_after": fail_after, **more}

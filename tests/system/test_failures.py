@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from ladder import Reply, in_background, scripted, until
+from ladder import Reply, in_background, read_until, scripted, until
 
 WORDS = " ".join(f"w{i}" for i in range(60))
 UP = {"policy": {"threshold": {"edge": 1.0, "region": 0.0}}}
@@ -20,12 +20,7 @@ STAY = {"policy": {"threshold": {"edge": 0.0}}}
 
 def first_words(response, count):
     """Reads an open stream until so many words came; returns the bytes read."""
-    seen = b""
-    while seen.count(b'"content":"') < count:
-        line = response.readline()
-        assert line, f"the stream ended early: {seen[-300:]!r}"
-        seen += line
-    return seen
+    return read_until(response, b'"content":"', count)
 
 
 def rest_of(seen, response):

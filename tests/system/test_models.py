@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from ladder import KERNELS, model, until
+from ladder import KERNELS, model, read_until, until
 from test_failures import first_words, rest_of, running_worker
 
 needs_models = pytest.mark.skipif(not os.path.exists(model("edge.q8_0.gguf")), reason="models/ is not there")
@@ -25,16 +25,6 @@ def ladder_of_models(ladder):
     return edge, region, workers
 
 
-def events(response, count):
-    """The bytes of a stream up to its event of that number."""
-    seen = b""
-    while seen.count(b"data: ") < count:
-        line = response.readline()
-        assert line, f"the stream ended within {count} events"
-        seen += line
-    return seen
-
-
 @needs_models
 def test_a_killed_worker_changes_not_one_token_at_any_temperature(ladder):
     edge, region, workers = ladder_of_models(ladder)
@@ -42,7 +32,7 @@ def test_a_killed_worker_changes_not_one_token_at_any_temperature(ladder):
     undisturbed = edge.chat("Tell me about the weather.", stream=True, **ask)
     assert undisturbed.done and undisturbed.finish == "length"
     connection, response = edge.open_stream("Tell me about the weather.", **ask)
-    seen = events(response, 20)
+    seen = read_until(response, b"data: ", 20)
     until(lambda: running_worker(region, workers), "a worker is at it").kill()
     reply = rest_of(seen, response)
     assert reply.done and (reply.text, reply.reasoning) == (undisturbed.text, undisturbed.reasoning)
@@ -138,7 +128,7 @@ def test_another_model_goes_on_from_the_text_so_far(ladder):
     edge = ladder.edge(backends=[engine("device", "edge.q8_0.gguf", "edge"), ladder.peer("region")], **UP)
     edge.until_tiers("region", "core")
     connection, response = edge.open_stream("What is 48193 * 7261?", max_tokens=800, ignore_eos=True, temperature=1.0, seed=1)
-    seen = events(response, 20)
+    seen = read_until(response, b"data: ", 20)
     worker.kill()
     reply = rest_of(seen, response)
     shown = rest_of(seen, [])
