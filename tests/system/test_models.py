@@ -136,5 +136,5 @@ def test_another_model_goes_on_from_the_text_so_far(ladder):
     assert (reply.reasoning + reply.text).startswith(shown.reasoning + shown.text)
     row = region.until_rows(1, "SELECT * FROM decisions WHERE node = 'region'")[0]
     assert row["failed_over"] == 1 and row["model"] == "rung-demo-region"  # the first that answered
-    hops = region.rows("SELECT tier, outcome FROM hops ORDER BY hop")
+    hops = region.rows("SELECT tier, outcome FROM hops WHERE decision = ? ORDER BY hop", row["id"])  # not the edge's, shipped here
     assert [(h["tier"], h["outcome"]) for h in hops] == [("region", "failed"), ("core", "done")]
