@@ -621,6 +621,11 @@ static void running_calls_end_with_the_backend(void **state)
 static void ten_calls(struct fixture *f)
 {
     struct err e = {0};
+    if (f->backend->health == BACKEND_STARTING) { /* the probe's connection is to be free, however slow the machine is */
+        f->count = 0;
+        loop_timer_start(f->node.loop, &f->step_timer, 2, on_step, f);
+        return;
+    }
     if (f->count > 1) assert_int_equal(f->heard.dones, 1);
     if (f->count > 10) loop_stop(f->node.loop);
     else assert_int_equal(ask(f, &e), ERR_OK);
