@@ -1,9 +1,14 @@
 /* Part of kernels.inc.h: a panel taken apart once for many columns.
  *
- * A panel is worked on in spans of 8 blocks: quants become bytes and scales floats in the first-level cache, once for all
+ * A panel is worked on in spans of some blocks: quants become bytes and scales floats in the first-level cache, once for all
  * columns. Sets without matrix tiles then multiply the full groups by the same steps as straight from the panel. */
 
-enum { SPAN_BLOCKS = 8, SPAN_UNITS = 2 * SPAN_BLOCKS };
+#ifdef VEC_TILES
+enum { SPAN_BLOCKS = 8 };
+#else
+enum { SPAN_BLOCKS = 16 };
+#endif
+enum { SPAN_UNITS = 2 * SPAN_BLOCKS };
 
 struct span {
     int first, blocks;                             /* of the panel */
