@@ -83,7 +83,6 @@ static void carve_all(struct cpu *c, struct carver *k)
     c->tiles = carve(k, cols + 1, sizeof *c->tiles);
     size_t widest = d > q ? d : q;
     carve_acts(k, &c->acts_embed, cols, ffn > widest ? ffn : widest);
-    carve_acts(k, &c->acts_few, cols < CPU_FEW_COLS ? cols : CPU_FEW_COLS, ffn);
 }
 
 static enum err_code take_buffers(struct cpu *c, struct err *e)
@@ -98,7 +97,7 @@ static enum err_code take_buffers(struct cpu *c, struct err *e)
     c->acts_q = c->acts_ffn = c->acts_out = c->acts_embed;
     c->acts_embed.k = c->acts_out.k = c->model->embedding;
     c->acts_q.k = c->q_dim;
-    c->acts_ffn.k = c->acts_few.k = c->ffn_dim;
+    c->acts_ffn.k = c->ffn_dim;
     return ERR_OK;
 }
 

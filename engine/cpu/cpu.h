@@ -14,10 +14,7 @@ struct packing {
     const struct gguf_tensor *from;
     int64_t first;
     int rotate_head, rotated; /* rope's neighbouring pairs become halves: rows of each head are put in that order; 0: no */
-    bool beside_next; /* its panels and the next matrix's stand by turns: they are read together */
 };
-
-enum { CPU_FEW_COLS = 16 }; /* up to which a product waits for the weights */
 
 /* What a matrix's input has to be turned into. */
 enum { FORM_Q8 = 1, FORM_FLOAT = 2 };
@@ -87,7 +84,6 @@ struct cpu {
     const int32_t **pages_of; /* (cols) */
     int32_t *tiles;           /* (runs + 1) attention tiles before each run, for one KV head */
     struct acts acts_embed, acts_q, acts_ffn, acts_out; /* share memory: no two are alive at once */
-    struct acts acts_few;     /* acts_ffn for few columns, filled while acts_embed is read */
     void *buffers;            /* all of the above */
     size_t buffers_bytes;
 };

@@ -16,6 +16,8 @@
 enum {
     BLOCK_BYTES = 384 << 10, /* activations worked on together: with some panels they fit a 1 MiB cache */
     TAKE_BYTES = 128 << 10,  /* of weights taken at a time where they come from memory: a member's takes are neighbours */
+    FEW_COLS = 16,           /* up to which a product waits for the weights */
+    PIECE = 1024,            /* of a column, where few columns are shared out */
 };
 
 struct product {
@@ -90,21 +92,13 @@ static void multiply_panels(const struct cpu *c, int member, const struct acts *
     }
 }
 
-/* Panels taken at a time where `bytes` of weights belong to each and there are `total` to share out. */
-static int few_enough(const struct cpu *c, size_t bytes, int total)
-{
-    int step = TAKE_BYTES / (int)bytes, most = total / (pool_threads(c->pool) * 8);
-    step = step < most ? step : most;
-    return step < 1 ? 1 : step;
-}
-
 /* y = W x for each product, shared out by panels. */
 static void multiply_all(struct cpu *c, int member, const struct acts *x, const struct product *list, int count)
 {
-    int total = 0;
+    int total = 0, step = x->cols > FEW_COLS ? 4 : TAKE_BYTES / (int)list[0].w->panel_bytes;
     for (int i = 0; i < count; i++) total += list[i].w->panels;
-    int step = few_enough(c, x->cols > CPU_FEW_COLS ? TAKE_BYTES / 4 : list[0].w->panel_bytes, total);
-    for (int at, end; go_on(c, member) && pool_share(c->pool, member, total, step, &at, &end);) {
+    if (step > total / (pool_threads(c->pool) * 8)) step = total / (pool_threads(c->pool) * 8);
+    for (int at, end; go_on(c, member) && pool_share(c->pool, member, total, step < 1 ? 1 : step, &at, &end);) {
         int before = 0;
         for (int i = 0; i < count && at < end; before += list[i++].w->panels) {
             int here = before + list[i].w->panels;
@@ -329,47 +323,32 @@ static void activate(const struct cpu *c, float *gate, const float *up, int n)
 
 static void activate_block(struct cpu *c, struct acts *h, int rows, int form, int member)
 {
-    EACH_COL(i, rows)
-    {
-        float *gate = row(c->gate, i, c->ffn_dim);
-        activate(c, gate, row(c->up, i, c->ffn_dim), c->ffn_dim);
-        put(c, h, i, gate, form);
+    if (rows > FEW_COLS) {
+        EACH_COL(i, rows)
+        {
+            float *gate = row(c->gate, i, c->ffn_dim);
+            activate(c, gate, row(c->up, i, c->ffn_dim), c->ffn_dim);
+            put(c, h, i, gate, form);
+        }
+        return;
     }
-}
-
-/* Gate, up and the activation for few columns, 32 rows at a time: the next product's input is there when the weights are read. */
-static void gate_up_block(struct cpu *c, const struct cpu_layer *l, const struct acts *x, struct acts *h, int member)
-{
-    const size_t ld = (size_t)c->ffn_dim;
-    const struct product gate = {&l->gate, c->gate, ld}, up = {&l->up, c->up, ld};
-    enum { PANELS = PACK_BLOCK / PANEL_ROWS };
-    int total = l->gate.panels / PANELS, step = few_enough(c, PANELS * (l->gate.panel_bytes + l->up.panel_bytes), total);
-    for (int at, end; go_on(c, member) && pool_share(c->pool, member, total, step, &at, &end);) {
-        const int from = at * PACK_BLOCK, n = (end - at) * PACK_BLOCK;
-        for (int i = at * PANELS; i < end * PANELS; i++) {
-            multiply_panels(c, member, x, &gate, i, i + 1);
-            multiply_panels(c, member, x, &up, i, i + 1);
-        }
-        for (int col = 0; col < x->cols; col++) {
-            float *out = row(c->gate, col, c->ffn_dim);
-            activate(c, out + from, row(c->up, col, c->ffn_dim) + from, n);
-            put_part(c, h, col, out, l->form_down, from, from + n);
-        }
+    int pieces = (c->ffn_dim + PIECE - 1) / PIECE;
+    EACH(at, rows * pieces)
+    {
+        int i = at / pieces, from = at % pieces * PIECE, n = c->ffn_dim - from < PIECE ? c->ffn_dim - from : PIECE;
+        float *gate = row(c->gate, i, c->ffn_dim);
+        activate(c, gate + from, row(c->up, i, c->ffn_dim) + from, n);
+        put_part(c, h, i, gate, form, from, from + n);
     }
 }
 
 static void dense_block(struct cpu *c, const struct cpu_layer *l, int rows, int member)
 {
     size_t ld = (size_t)c->ffn_dim;
-    const bool few = rows <= CPU_FEW_COLS && c->ffn_dim % PACK_BLOCK == 0;
-    struct acts x = acts_for(&c->acts_embed, rows), h = acts_for(few ? &c->acts_few : &c->acts_ffn, rows);
-    if (few) {
-        gate_up_block(c, l, &x, &h, member);
-    } else {
-        multiply_all(c, member, &x, (struct product[]){{&l->gate, c->gate, ld}, {&l->up, c->up, ld}}, 2);
-        pool_barrier(c->pool);
-        activate_block(c, &h, rows, l->form_down, member);
-    }
+    struct acts x = acts_for(&c->acts_embed, rows), h = acts_for(&c->acts_ffn, rows);
+    multiply_all(c, member, &x, (struct product[]){{&l->gate, c->gate, ld}, {&l->up, c->up, ld}}, 2);
+    pool_barrier(c->pool);
+    activate_block(c, &h, rows, l->form_down, member);
     pool_barrier(c->pool);
     multiply_all(c, member, &h, (struct product[]){{&l->down, c->y, (size_t)c->model->embedding}}, 1);
     pool_barrier(c->pool);

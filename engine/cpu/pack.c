@@ -94,7 +94,7 @@ enum err_code packed_shape(struct packed *w, enum gguf_type type, int rows, int 
     if (type == GGUF_W4A16) bytes = (size_t)(k / 128) * PACK_W4_BYTES;
     else if (f->element) bytes = align64((size_t)k * PANEL_ROWS * (size_t)f->element) + (type == GGUF_FP8 ? 64 : 0);
     else bytes = (blocks + chunk - 1) / chunk * (size_t)pack_chunk_bytes(type);
-    w->panel_bytes = w->stride = bytes;
+    w->panel_bytes = bytes;
     return ERR_OK;
 }
 
@@ -373,7 +373,7 @@ static void fill_row(const struct packed *w, uint8_t *panel, int lane, const voi
 void packed_set_row(struct packed *w, int row, const void *raw, void *scratch)
 {
     assert(row >= 0 && row < w->rows);
-    fill_row(w, packed_panel(w, row / PANEL_ROWS), row % PANEL_ROWS, raw, scratch);
+    fill_row(w, w->data + (size_t)(row / PANEL_ROWS) * w->panel_bytes, row % PANEL_ROWS, raw, scratch);
 }
 
 void packed_fill_panel(const struct packed *w, int panel, uint8_t *to, const void *const rows[PANEL_ROWS], void *scratch)
@@ -390,7 +390,7 @@ void packed_fill_panel(const struct packed *w, int panel, uint8_t *to, const voi
 
 void packed_set_panel(struct packed *w, int panel, const void *const rows[PANEL_ROWS], void *scratch)
 {
-    packed_fill_panel(w, panel, packed_panel(w, panel), rows, scratch);
+    packed_fill_panel(w, panel, w->data + (size_t)panel * w->panel_bytes, rows, scratch);
 }
 
 static void dequantize_plain(enum gguf_type type, const uint8_t *raw, int k, float *out)

@@ -107,8 +107,8 @@ struct packing;
 struct packed {
     enum gguf_type type;
     int rows, k, panels;
-    size_t panel_bytes, stride; /* between two panels: panel_bytes, or twice that where another matrix's stand between them */
-    uint8_t *data; /* (panels), 64-byte aligned, zeroed before the first row is set */
+    size_t panel_bytes;
+    uint8_t *data; /* (panels, panel_bytes), 64-byte aligned, zeroed before the first row is set */
     bool owned;    /* data is this matrix's own mapping */
     const struct packing *unpacked; /* not NULL: `data` is to be filled later, and its rows are read from the file */
 };
@@ -116,9 +116,9 @@ static inline size_t packed_bytes(const struct packed *w)
 {
     return w->panel_bytes * (size_t)w->panels;
 }
-static inline uint8_t *packed_panel(const struct packed *w, int panel)
+static inline const uint8_t *packed_panel(const struct packed *w, int panel)
 {
-    return w->data + (size_t)panel * w->stride;
+    return w->data + (size_t)panel * w->panel_bytes;
 }
 
 enum { PACK_W4_BYTES = 64 + 128 * PANEL_ROWS }; /* of a panel's 128 columns */

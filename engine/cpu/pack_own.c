@@ -39,7 +39,7 @@ static void set_w4(struct packed *w, uint8_t *panel, int lane, const struct gguf
 
 void packed_set_tensor_row(struct packed *w, int row, const struct gguf_tensor *t, int64_t from, void *scratch)
 {
-    uint8_t *panel = packed_panel(w, row / PANEL_ROWS);
+    uint8_t *panel = w->data + (size_t)(row / PANEL_ROWS) * w->panel_bytes;
     int lane = row % PANEL_ROWS;
     if (t->type == GGUF_FP8) set_fp8(w, panel, lane, t, from);
     else if (t->type == GGUF_W4A16) set_w4(w, panel, lane, t, from, scratch);

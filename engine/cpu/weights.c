@@ -47,7 +47,7 @@ static void pack_panel(struct packings *all, const struct packing *p, int panel,
 {
     void *scratch = all->scratch + (size_t)member * all->scratch_size;
     if (p->from->type < GGUF_FP8) {
-        fill_panel(all->kernels, p, panel, packed_panel(p->to, panel), scratch);
+        fill_panel(all->kernels, p, panel, p->to->data + (size_t)panel * p->to->panel_bytes, scratch);
         return;
     }
     for (int first = panel * PANEL_ROWS, row = first; row < first + PANEL_ROWS && row < p->to->rows; row++)
@@ -79,7 +79,7 @@ static enum err_code plan(struct packings *all, struct packed *to, const struct 
     }
     enum err_code code = packed_shape(to, from->type, rows, (int)from->shape[0], e);
     if (code) return code;
-    all->list[all->count++] = (struct packing){.to = to, .from = from, .first = first, .rotate_head = rotate_head, .rotated = rotated};
+    all->list[all->count++] = (struct packing){to, from, first, rotate_head, rotated};
     if (packed_scratch(to->k) > all->scratch_size) all->scratch_size = (packed_scratch(to->k) + 63) & ~(size_t)63;
     return ERR_OK;
 }
@@ -143,7 +143,6 @@ static enum err_code plan_dense(struct cpu *c, struct packings *all, int index, 
     const struct gguf_tensor *gate = l->gate ? l->gate : l->up;
     int n = c->model->feed_forward;
     enum err_code code = plan(all, &to->gate, gate, 0, n, 0, 0, e);
-    if (!code) all->list[all->count - 1].beside_next = true;
     if (!code) code = plan(all, &to->up, l->up, l->gate ? 0 : n, n, 0, 0, e);
     if (!code) code = plan(all, &to->down, l->down, 0, c->model->embedding, 0, 0, e);
     to->form_ffn = form_of(&to->gate) | form_of(&to->up);
@@ -205,14 +204,8 @@ static enum err_code take_memory(struct cpu *c, struct packings *all, struct err
     uint8_t *at = spare ? (uint8_t *)(((uintptr_t)memory + HUGE - 1) / HUGE * HUGE) : memory;
     if (spare) (void)madvise(at, total, MADV_HUGEPAGE);
     for (int i = 0; i < all->count; i++) {
-        struct packed *w = all->list[i].to, *next = i + 1 < all->count ? all->list[i + 1].to : NULL;
-        w->data = at;
-        at += packed_bytes(w);
-        if (!all->list[i].beside_next || next->panel_bytes != w->panel_bytes) continue;
-        w->stride = next->stride = 2 * w->panel_bytes;
-        next->data = w->data + w->panel_bytes;
-        at += packed_bytes(next);
-        i++;
+        all->list[i].to->data = at;
+        at += packed_bytes(all->list[i].to);
     }
     return ERR_OK;
 }
