@@ -82,6 +82,17 @@ INLINE void add_dots(enum gguf_type type, const int N, const struct span *s, con
         return;
     }
 #endif
+#ifdef VEC_SIZES
+    if (zero == 7 && s) {
+#pragma GCC unroll 8
+        for (int j = first; j < first + groups; j++) {
+            vb q = vb_load(low + j * 64), size = vb_load(low + 512 + j * 64);
+            const int8_t *at = a + j * N * 4;
+            for (int c = 0; c < N; c++) dots[c] = vi_dot_signed(dots[c], q, size, at + c * 4);
+        }
+        return;
+    }
+#endif
 #ifdef VEC_SHORTS
     if (zero != 7) {
         const int run = shorts_hold(pack_bits(type)) < groups ? shorts_hold(pack_bits(type)) : groups;
@@ -122,7 +133,7 @@ INLINE void multiply_block(enum gguf_type type, const int N, const struct span *
     const int8_t *a = x->q + first * 32;
     const float *d = x->d + first, *ds = subs == 1 ? x->ds32 + first : x->ds16 + first * 2;
     const int32_t *sums = subs == 1 ? x->n32 + first : x->n16 + first * 2;
-    const uint8_t *high = SPAN_OR(NULL, chunk + pack_at_block(type, i)), *low = SPAN_OR(s->q + i * 512, high + pack_high(type));
+    const uint8_t *high = SPAN_OR(NULL, chunk + pack_at_block(type, i)), *low = SPAN_OR(s->q + i * SPAN_BYTES, high + pack_high(type));
     for (int sub = 0; sub < subs; sub++) {
         vi dots[VEC_WIDEST];
         for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + sub) * N + c, zero);

@@ -10,10 +10,16 @@ enum { SPAN_BLOCKS = 16 };
 #endif
 enum { SPAN_UNITS = 2 * SPAN_BLOCKS };
 
+#ifdef VEC_SIZES
+enum { SPAN_BYTES = 1024 }; /* of a block: signed bytes have their sizes behind them, which products take unsigned */
+#else
+enum { SPAN_BYTES = 512 };
+#endif
+
 struct span {
     int first, blocks;                             /* of the panel */
     float scale[SPAN_UNITS][16], offset[SPAN_UNITS][16]; /* of a unit: 32 or 16 columns of the matrix that share a scale */
-    _Alignas(64) uint8_t q[SPAN_BLOCKS * 512];     /* (unit, columns / 4, 16 rows, 4); tiles have them signed, their zero taken off */
+    _Alignas(64) uint8_t q[SPAN_BLOCKS * SPAN_BYTES];     /* (unit, columns / 4, 16 rows, 4); tiles have them signed, their zero taken off */
 };
 
 INLINE void span_fill(enum gguf_type type, const uint8_t *panel, int blocks, int first, struct span *s)
@@ -31,7 +37,10 @@ INLINE void span_fill(enum gguf_type type, const uint8_t *panel, int blocks, int
 #ifdef VEC_TILES
             q = vb_sub(q, vb_set1(pack_zero(type) < 0 ? 0 : 1 << pack_zero(type)));
 #endif
-            vb_store(s->q + i * 512 + j * 64, q);
+            vb_store(s->q + i * SPAN_BYTES + j * 64, q);
+#ifdef VEC_SIZES
+            if (pack_zero(type) == 7) vb_store(s->q + i * SPAN_BYTES + 512 + j * 64, vb_abs(q));
+#endif
         }
         for (int sub = 0; sub < subs; sub++) {
             vf_store(s->scale[i * subs + sub], scales(type, chunk, in * subs + sub));

@@ -166,6 +166,10 @@ VEC_INLINE vb vb_turn_sign(vb x)
     const __m256i sign = _mm256_set1_epi8((char)0x80);
     return (vb){_mm256_xor_si256(x.a, sign), _mm256_xor_si256(x.b, sign)};
 }
+VEC_INLINE vb vb_abs(vb x)
+{
+    return (vb){_mm256_abs_epi8(x.a), _mm256_abs_epi8(x.b)};
+}
 VEC_INLINE vb vb_iq4nl(vb x)
 {
     const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)PACK_IQ4_NL));
@@ -193,6 +197,18 @@ VEC_INLINE vi vi_dot(vi c, vb w, const int8_t *a, int zero_log2)
     memcpy(&four, a, 4);
     const __m256i all = _mm256_set1_epi32(four);
     return (vi){dot_half(c.a, w.a, all, zero_log2), dot_half(c.b, w.b, all, zero_log2)};
+}
+#define VEC_SIZES
+/* The same of signed bytes, whose sizes are known. */
+VEC_INLINE vi vi_dot_signed(vi c, vb w, vb size, const int8_t *a)
+{
+    int32_t four;
+    memcpy(&four, a, 4);
+    const __m256i all = _mm256_set1_epi32(four), ones = _mm256_set1_epi16(1);
+    c.a = _mm256_add_epi32(c.a, _mm256_madd_epi16(_mm256_maddubs_epi16(size.a, _mm256_sign_epi8(all, w.a)), ones));
+    c.b = _mm256_add_epi32(c.b, _mm256_madd_epi16(_mm256_maddubs_epi16(size.b, _mm256_sign_epi8(all, w.b)), ones));
+    __asm__("" : "+x"(c.a), "+x"(c.b)); /* else they are added up in another order, and few stay in registers */
+    return c;
 }
 
 /* Sums of neighbours in 16 bits. They hold 8 groups of quants of 4 bits, 4 of 5, 2 of 6: 127 × 15 × 2 × 8 = 30480. */
