@@ -17,9 +17,9 @@ enum { SPAN_BYTES = 512 };
 #endif
 
 struct span {
-    int first, blocks;                             /* of the panel */
+    int first, blocks; /* of the panel */
     float scale[SPAN_UNITS][16], offset[SPAN_UNITS][16]; /* of a unit: 32 or 16 columns of the matrix that share a scale */
-    _Alignas(64) uint8_t q[SPAN_BLOCKS * SPAN_BYTES];     /* (unit, columns / 4, 16 rows, 4); tiles have them signed, their zero taken off */
+    _Alignas(64) uint8_t q[SPAN_BLOCKS * SPAN_BYTES]; /* (unit, columns / 4, 16 rows, 4); tiles have them signed, their zero taken off */
 };
 
 INLINE void span_fill(enum gguf_type type, const uint8_t *panel, int blocks, int first, struct span *s)

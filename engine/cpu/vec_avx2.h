@@ -188,7 +188,7 @@ VEC_INLINE __m256i dot_half(__m256i c, __m256i w, __m256i a, int zero_log2)
         w = _mm256_abs_epi8(w);
     }
     c = _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
-    __asm__("" : "+x"(c));
+    __asm__("" : "+x"(c)); /* GCC would add up in another order, for which there are far too few registers */
     return c;
 }
 VEC_INLINE vi vi_dot(vi c, vb w, const int8_t *a, int zero_log2)
@@ -207,7 +207,7 @@ VEC_INLINE vi vi_dot_signed(vi c, vb w, vb size, const int8_t *a)
     const __m256i all = _mm256_set1_epi32(four), ones = _mm256_set1_epi16(1);
     c.a = _mm256_add_epi32(c.a, _mm256_madd_epi16(_mm256_maddubs_epi16(size.a, _mm256_sign_epi8(all, w.a)), ones));
     c.b = _mm256_add_epi32(c.b, _mm256_madd_epi16(_mm256_maddubs_epi16(size.b, _mm256_sign_epi8(all, w.b)), ones));
-    __asm__("" : "+x"(c.a), "+x"(c.b)); /* else they are added up in another order, and few stay in registers */
+    __asm__("" : "+x"(c.a), "+x"(c.b));
     return c;
 }
 
