@@ -1,6 +1,6 @@
 /* The matrix kernels alone, on one thread and in its processor time: billions of multiplications a second for each
  * type, kernel set and number of columns, weights from the second-level cache; and how
- * fast one column goes through weights that lie in memory. */
+ * fast one column goes through weights that lie in memory. Arguments: a set, a type. */
 #include "engine/cpu/kernels.h"
 
 #include <stdio.h>
@@ -82,6 +82,7 @@ int main(int argc, char **argv)
     for (int i = 0; (k = kernels_at(i)) != NULL; i++) {
         if (argc > 1 && strcmp(argv[1], k->name) != 0) continue;
         for (size_t t = 0; t < sizeof TYPES / sizeof TYPES[0]; t++) {
+            if (argc > 2 && strcmp(argv[2], gguf_type_info((uint32_t)TYPES[t])->name) != 0) continue;
             struct packed w;
             if (packed_init(&w, TYPES[t], ROWS, K, NULL)) return 1;
             memset(w.data, 0x31, w.panel_bytes * (size_t)w.panels);

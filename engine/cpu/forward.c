@@ -53,6 +53,17 @@ static int take(struct cpu *c, int member, int total)
 
 #define EACH(i, total) for (int i; (i = take(c, member, total)) < (total);)
 
+/* Columns that are taken together: a group's activations are interleaved, so that two members at work on one would write to
+ * the same lines of the cache by turns. */
+static int together(const struct cpu *c, int cols)
+{
+    return cols >= c->kernels->widest * pool_threads(c->pool) * 4 ? c->kernels->widest : 1;
+}
+
+#define EACH_COL(i, cols)                                                                                              \
+    for (int each = together(c, cols), part = 0, parts = ((cols) + each - 1) / each; (part = take(c, member, parts)) < parts;) \
+        for (int i = part * each; i < (cols) && i < (part + 1) * each; i++)
+
 /* Panels that are still rows of the file: each is packed where its member keeps one, and used while the caches hold it. */
 static void multiply_unpacked(const struct cpu *c, int member, const struct acts *x, const struct product *p, int panel, int end)
 {
@@ -281,7 +292,7 @@ static void project_block(struct cpu *c, int layer, int member)
 /* K and V go to their pages; nothing more is wanted of this layer. */
 static void place_block(struct cpu *c, int layer, int member)
 {
-    EACH(col, c->batch->cols) place_heads(c, layer, col, 0, c->model->kv_heads);
+    EACH_COL(col, c->batch->cols) place_heads(c, layer, col, 0, c->model->kv_heads);
 }
 
 static void attention_block(struct cpu *c, int layer, const struct rows *rows, int member)
@@ -298,7 +309,7 @@ static void attention_block(struct cpu *c, int layer, const struct rows *rows, i
     }
     pool_barrier(c->pool);
     if (!pieces || !all) {
-        EACH(i, rows->count) put(c, &x, i, row(c->attn, col_of(rows, i), c->q_dim), l->form_o);
+        EACH_COL(i, rows->count) put(c, &x, i, row(c->attn, col_of(rows, i), c->q_dim), l->form_o);
         pool_barrier(c->pool);
     }
     multiply_all(c, member, &x, (struct product[]){{&l->o, c->y, (size_t)c->model->embedding}}, 1);
@@ -312,10 +323,19 @@ static void activate(const struct cpu *c, float *gate, const float *up, int n)
 
 static void activate_block(struct cpu *c, struct acts *h, int rows, int form, int member)
 {
-    int piece = rows > FEW_COLS ? c->ffn_dim : PIECE, pieces = (c->ffn_dim + piece - 1) / piece;
+    if (rows > FEW_COLS) {
+        EACH_COL(i, rows)
+        {
+            float *gate = row(c->gate, i, c->ffn_dim);
+            activate(c, gate, row(c->up, i, c->ffn_dim), c->ffn_dim);
+            put(c, h, i, gate, form);
+        }
+        return;
+    }
+    int pieces = (c->ffn_dim + PIECE - 1) / PIECE;
     EACH(at, rows * pieces)
     {
-        int i = at / pieces, from = at % pieces * piece, n = c->ffn_dim - from < piece ? c->ffn_dim - from : piece;
+        int i = at / pieces, from = at % pieces * PIECE, n = c->ffn_dim - from < PIECE ? c->ffn_dim - from : PIECE;
         float *gate = row(c->gate, i, c->ffn_dim);
         activate(c, gate + from, row(c->up, i, c->ffn_dim) + from, n);
         put_part(c, h, i, gate, form, from, from + n);
@@ -480,7 +500,7 @@ static void layer_rest(struct cpu *c, int layer, const struct rows *rows, int me
     bool experts = c->model->experts > 0;
     struct acts x = acts_for(&c->acts_embed, rows->count);
     attention_block(c, layer, rows, member);
-    EACH(i, rows->count)
+    EACH_COL(i, rows->count)
     {
         join(c, i, col_of(rows, i), l->o_bias, l->attn_post);
         norm_into(c, &x, i, col_of(rows, i), l->ffn_norm, experts ? l->form_router : l->form_ffn, member);
@@ -492,7 +512,7 @@ static void layer_rest(struct cpu *c, int layer, const struct rows *rows, int me
     if (experts) expert_block(c, l, rows->count, member);
     else dense_block(c, l, rows->count, member);
     const struct cpu_layer *next = layer + 1 < c->model->layers ? l + 1 : NULL;
-    EACH(i, rows->count)
+    EACH_COL(i, rows->count)
     {
         join(c, i, col_of(rows, i), NULL, l->ffn_post);
         if (next) norm_into(c, &x, i, col_of(rows, i), next->attn_norm, next->form_in, member);
@@ -506,7 +526,7 @@ static void step(void *ctx, int member)
     const struct batch *b = c->batch;
     struct rows all = {b->cols, NULL}, wanted = {b->wanted, b->want};
     struct acts x = acts_for(&c->acts_embed, b->cols);
-    EACH(col, b->cols)
+    EACH_COL(col, b->cols)
     {
         embed_col(c, col, member);
         norm_into(c, &x, col, col, c->layer[0].attn_norm, c->layer[0].form_in, member);

@@ -51,9 +51,21 @@ INLINE vf offsets(enum gguf_type type, const uint8_t *chunk, int s)
     return vf_sub(vf_set1(0), m);
 }
 
+#ifdef VEC_SPANS
+#include "engine/cpu/kernels_spans.inc.h"
+#else
+struct span;
+#endif
+
+/* Group j of a block: from its span, where the panel was taken apart, else from its bits. */
+INLINE vb group(enum gguf_type type, const struct span *s, const uint8_t *low, const uint8_t *high, int j)
+{
+    return s ? vb_load(low + j * 64) : quants(type, low, high, j);
+}
+
 /* Dots of groups [first, first + groups) of a block × N columns, added to `dots`; a: the block's activations. */
-INLINE void add_dots(enum gguf_type type, const int N, const uint8_t *low, const uint8_t *high, const int8_t *a, int first, int groups,
-                     vi *dots)
+INLINE void add_dots(enum gguf_type type, const int N, const struct span *s, const uint8_t *low, const uint8_t *high, const int8_t *a,
+                     int first, int groups, vi *dots)
 {
     const int zero = pack_zero(type);
 #ifdef VEC_PAIRS
@@ -62,11 +74,22 @@ INLINE void add_dots(enum gguf_type type, const int N, const uint8_t *low, const
         for (int c = 0; c < N / 2; c++) pairs[c] = vp_zero();
 #pragma GCC unroll 4
         for (int j = first; j < first + groups; j += 2) {
-            vb l = quants(type, low, high, j), h = quants(type, low, high, j + 1);
+            vb l = group(type, s, low, high, j), h = group(type, s, low, high, j + 1);
             const int8_t *at = a + j * N * 4;
             for (int c = 0; c < N / 2; c++) pairs[c] = vp_dot(pairs[c], l, h, at + c * 8, at + N * 4 + c * 8);
         }
         for (int c = 0; c < N; c++) dots[c] = vp_column(pairs[c / 2], c % 2, dots[c]);
+        return;
+    }
+#endif
+#ifdef VEC_SIZES
+    if (zero == 7 && s) {
+#pragma GCC unroll 8
+        for (int j = first; j < first + groups; j++) {
+            vb q = vb_load(low + j * 64), size = vb_load(low + 512 + j * 64);
+            const int8_t *at = a + j * N * 4;
+            for (int c = 0; c < N; c++) dots[c] = vi_dot_signed(dots[c], q, size, at + c * 4);
+        }
         return;
     }
 #endif
@@ -79,7 +102,7 @@ INLINE void add_dots(enum gguf_type type, const int N, const uint8_t *low, const
             for (int c = 0; c < N; c++) part[c] = shorts_zero();
 #pragma GCC unroll 8
             for (int j = j0; j < j0 + run; j++) {
-                vb q = quants(type, low, high, j);
+                vb q = group(type, s, low, high, j);
                 const int8_t *at = a + j * N * 4;
                 for (int c = 0; c < N; c++) part[c] = shorts_dot(part[c], q, at + c * 4);
             }
@@ -90,33 +113,38 @@ INLINE void add_dots(enum gguf_type type, const int N, const uint8_t *low, const
 #endif
 #pragma GCC unroll 8
     for (int j = first; j < first + groups; j++) {
-        vb q = quants(type, low, high, j);
+        vb q = group(type, s, low, high, j);
         const int8_t *at = a + j * N * 4;
         for (int c = 0; c < N; c++) dots[c] = vi_dot(dots[c], q, at + c * 4, zero);
     }
 }
 
-/* Block i of a chunk × N columns; b: of the panel. */
-INLINE void multiply_block(enum gguf_type type, const int N, const uint8_t *chunk, const int i, int b, const struct acts *x, int c0,
-                           vf *acc)
+#ifdef VEC_SPANS
+#define SPAN_OR(span, packed) (s ? span : packed)
+#else
+#define SPAN_OR(span, packed) packed
+#endif
+/* Block i of a chunk, or of span s, × N columns; b: of the panel. */
+INLINE void multiply_block(enum gguf_type type, const int N, const struct span *s, const uint8_t *chunk, const int i, int b,
+                           const struct acts *x, int c0, vf *acc)
 {
     const int zero = pack_zero(type), subs = 32 / pack_sub(type), groups = 8 / subs;
     const size_t first = (size_t)c0 * (size_t)(x->k / 32);
     const int8_t *a = x->q + first * 32;
     const float *d = x->d + first, *ds = subs == 1 ? x->ds32 + first : x->ds16 + first * 2;
     const int32_t *sums = subs == 1 ? x->n32 + first : x->n16 + first * 2;
-    const uint8_t *high = chunk + pack_at_block(type, i), *low = high + pack_high(type);
-    for (int s = 0; s < subs; s++) {
+    const uint8_t *high = SPAN_OR(NULL, chunk + pack_at_block(type, i)), *low = SPAN_OR(s->q + i * SPAN_BYTES, high + pack_high(type));
+    for (int sub = 0; sub < subs; sub++) {
         vi dots[VEC_WIDEST];
-        for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + s) * N + c, zero);
-        add_dots(type, N, low, high, a + b * 32 * N, s * groups, groups, dots);
-        vf scale = scales(type, chunk, i * subs + s);
+        for (int c = 0; c < N; c++) dots[c] = vi_start(sums + (b * subs + sub) * N + c, zero);
+        add_dots(type, N, s, low, high, a + b * 32 * N, sub * groups, groups, dots);
+        vf scale = SPAN_OR(vf_load(s->scale[i * subs + sub]), scales(type, chunk, i * subs + sub));
         for (int c = 0; c < N; c++)
             acc[c] = vf_fma(vf_from_vi(dots[c]), vf_mul(scale, vf_set1(d[b * N + c])), acc[c]);
         if (pack_has_min(type)) {
-            vf offset = offsets(type, chunk, i * subs + s);
+            vf offset = SPAN_OR(vf_load(s->offset[i * subs + sub]), offsets(type, chunk, i * subs + sub));
             for (int c = 0; c < N; c++)
-                acc[c] = vf_fma(offset, vf_set1(ds[(b * subs + s) * N + c]), acc[c]);
+                acc[c] = vf_fma(offset, vf_set1(ds[(b * subs + sub) * N + c]), acc[c]);
         }
     }
 }
@@ -129,7 +157,7 @@ INLINE void multiply(enum gguf_type type, const int N, const struct packed *w, c
     vf acc[VEC_WIDEST];
     for (int c = 0; c < N; c++) acc[c] = vf_set1(0);
     for (int b = 0; b < blocks; b += each, panel += bytes)
-        for (int i = 0; i < each && b + i < blocks; i++) multiply_block(type, N, panel, i, b + i, x, c0, acc);
+        for (int i = 0; i < each && b + i < blocks; i++) multiply_block(type, N, NULL, panel, i, b + i, x, c0, acc);
     for (int c = 0; c < N; c++) vf_store(y + (size_t)c * ldy, acc[c]);
 }
 
@@ -227,6 +255,40 @@ FLOAT_TYPES(GROUPS)
 #endif
 WHOLE_TYPES(GROUPS)
 
+#if defined(VEC_SPANS) && !defined(VEC_TILES)
+/* One panel × all full groups of columns. Returns the columns done: none where there are too few, or taking quants out of their
+ * bits is so little beside the set's dots that it costs nothing to do it for each group. */
+INLINE int multiply_spans(enum gguf_type type, const struct packed *w, const uint8_t *panel, const struct acts *x, float *y, size_t ldy)
+{
+    enum { N = VEC_WIDEST, GROUPS_MAX = 16, LEAST = 4 };
+    if (!vec_spans_pay(type)) return 0;
+    const int blocks = w->k / 32, groups = x->cols / N;
+    _Alignas(64) float sums[GROUPS_MAX][N][16]; /* in y they would fall onto few lines of the cache: its columns are far apart */
+    struct span s;
+    if (groups < LEAST) return 0;
+    for (int g0 = 0; g0 < groups; g0 += GROUPS_MAX) {
+        for (int first = 0; first < blocks; first += SPAN_BLOCKS) {
+            span_fill(type, panel, blocks, first, &s);
+            for (int g = g0; g < groups && g < g0 + GROUPS_MAX; g++) {
+                vf acc[N];
+                for (int c = 0; c < N; c++) acc[c] = first ? vf_load(sums[g - g0][c]) : vf_set1(0);
+                for (int i = 0; i < s.blocks; i++) multiply_block(type, N, &s, NULL, i, first + i, x, g * N, acc);
+                bool last = first + SPAN_BLOCKS >= blocks;
+                for (int c = 0; c < N; c++) vf_store(last ? y + (size_t)(g * N + c) * ldy : sums[g - g0][c], acc[c]);
+            }
+        }
+    }
+    return groups * N;
+}
+#define SPANS(f, t)                                                                                                    \
+    static __attribute__((noinline)) int spans_##t(const struct packed *w, const uint8_t *panel, const struct acts *x,  \
+                                                   float *y, size_t ldy)                                               \
+    {                                                                                                                  \
+        return multiply_spans(t, w, panel, x, y, ldy);                                                                 \
+    }
+WHOLE_TYPES(SPANS)
+#endif
+
 static void matmul(const struct packed *w, int panel, const struct acts *x, float *y, size_t ldy)
 {
     const uint8_t *p = packed_panel(w, panel);
@@ -237,6 +299,9 @@ static void matmul(const struct packed *w, int panel, const struct acts *x, floa
 #ifdef VEC_TILES
 #define DISPATCH_WHOLE(f, t)                                                                                           \
     case t: all_##t(w, p, x, tiles_##t(w, p, x, y, ldy), y, ldy); break;
+#elif defined(VEC_SPANS)
+#define DISPATCH_WHOLE(f, t)                                                                                           \
+    case t: all_##t(w, p, x, spans_##t(w, p, x, y, ldy), y, ldy); break;
 #else
 #define DISPATCH_WHOLE DISPATCH
 #endif
@@ -275,7 +340,11 @@ static void put_q8(struct acts *a, int col, const float *x, int from, int end)
         hi = vf_round(vf_mul(hi, inverse));
         vf_to_i8(q, lo);
         vf_to_i8(q + 16, hi);
+#ifdef VEC_SUM_BYTES
+        int sum[2] = {sum_16_bytes(q), sum_16_bytes(q + 16)};
+#else
         int sum[2] = {(int)vf_sum(lo), (int)vf_sum(hi)}; /* whole numbers: exact */
+#endif
         size_t block = first + (size_t)(b * n + at);
         float d = most / 127.0f;
         a->d[block] = d;
@@ -462,7 +531,7 @@ INLINE void attend_page(const bool q8, const int R, const struct attend *a, int 
             s[r][1] = vf_fma(hi, q, s[r][1]);
         }
     }
-    float p[ATTEND_ROWS][KV_PAGE_TOKENS], again[ATTEND_ROWS];
+    float p[ATTEND_ROWS][KV_PAGE_TOKENS], again[16] = {0};
     for (int r = 0; r < R; r++) {
         int position = a->position[r] - page * KV_PAGE_TOKENS; /* of the row, on this page */
         int first = a->window ? position - a->window + 1 : 0, end = position + 1;
@@ -472,15 +541,15 @@ INLINE void attend_page(const bool q8, const int R, const struct attend *a, int 
         }
         float most = vf_highest(vf_max(s[r][0], s[r][1]));
         if (most < highest[r]) most = highest[r];
-        vf shrink = vf_exp(vf_set1(highest[r] - most));
+        again[r] = highest[r] - most;
         highest[r] = most;
-        vf e0 = vf_exp(vf_sub(s[r][0], vf_set1(most))), e1 = vf_exp(vf_sub(s[r][1], vf_set1(most)));
-        sum[r] = vf_add(vf_mul(sum[r], shrink), vf_add(e0, e1));
+    }
+    vf_store(again, vf_exp(vf_load(again))); /* what a row had before shrinks by so much */
+    for (int r = 0; r < R; r++) {
+        vf most = vf_set1(highest[r]), e0 = vf_exp(vf_sub(s[r][0], most)), e1 = vf_exp(vf_sub(s[r][1], most));
+        sum[r] = vf_add(vf_mul(sum[r], vf_set1(again[r])), vf_add(e0, e1));
         vf_store(p[r], e0);
         vf_store(p[r] + 16, e1);
-        float lanes[16];
-        vf_store(lanes, shrink);
-        again[r] = lanes[0];
     }
     for (int i = 0; i < a->head_dim; i += 16) {
         vf acc[ATTEND_ROWS];

@@ -1,34 +1,8 @@
 /* Part of kernels.inc.h for sets with matrix tiles: one panel × full groups of 16 columns.
  *
- * A panel is worked on in spans of 8 blocks: quants are brought to signed bytes (their zero taken off) and scales to
- * floats once, in the first-level cache, for all columns. A unit is what shares a scale (32 or 16 columns of the matrix);
- * while two units' sums are scaled and added up, the next two are on their way. */
+ * While two units' sums of a span are scaled and added up, the next two are on their way. */
 
-enum { SPAN_BLOCKS = 8, SPAN_UNITS = 2 * SPAN_BLOCKS, TILE = 16 };
-
-struct span {
-    int first, blocks;                             /* of the panel */
-    float scale[SPAN_UNITS][16], offset[SPAN_UNITS][16];
-    _Alignas(64) uint8_t q[SPAN_BLOCKS * 512];     /* (unit, columns / 4, 16 rows, 4) */
-};
-
-INLINE void span_fill(enum gguf_type type, const uint8_t *panel, int blocks, int first, struct span *s)
-{
-    const int each = pack_chunk_blocks(type), subs = 32 / pack_sub(type), zero = pack_zero(type) < 0 ? 0 : 1 << pack_zero(type);
-    s->first = first;
-    s->blocks = blocks - first < SPAN_BLOCKS ? blocks - first : SPAN_BLOCKS;
-    for (int i = 0; i < s->blocks; i++) {
-        const uint8_t *chunk = panel + (size_t)((first + i) / each) * (size_t)pack_chunk_bytes(type);
-        const int in = (first + i) % each;
-        const uint8_t *high = chunk + pack_at_block(type, in), *low = high + pack_high(type);
-#pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) vb_store(s->q + i * 512 + j * 64, vb_sub(quants(type, low, high, j), vb_set1(zero)));
-        for (int sub = 0; sub < subs; sub++) {
-            vf_store(s->scale[i * subs + sub], scales(type, chunk, in * subs + sub));
-            if (pack_has_min(type)) vf_store(s->offset[i * subs + sub], offsets(type, chunk, in * subs + sub));
-        }
-    }
-}
+enum { TILE = 16 };
 
 /* Begin the sums of units u and u + 1 for 16 columns; x: the group's activations, (block, 16 columns, 32). */
 INLINE void tiles_begin(const int subs, const struct span *s, const int8_t *x, int u, int units)

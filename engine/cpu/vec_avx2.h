@@ -8,7 +8,13 @@
 #include <string.h>
 
 #define VEC_WIDEST 4
+#define VEC_SPANS
 #define VEC_INLINE static inline __attribute__((always_inline))
+VEC_INLINE bool vec_spans_pay(enum gguf_type type)
+{
+    (void)type;
+    return true;
+}
 typedef struct {
     __m256 a, b;
 } vf;
@@ -86,10 +92,19 @@ VEC_INLINE vf vf_from_u8(const uint8_t *p)
 }
 VEC_INLINE void vf_to_i8(int8_t *p, vf x)
 {
-    int32_t v[16];
-    _mm256_storeu_si256((void *)v, _mm256_cvtps_epi32(x.a));
-    _mm256_storeu_si256((void *)(v + 8), _mm256_cvtps_epi32(x.b));
-    for (int i = 0; i < 16; i++) p[i] = (int8_t)v[i];
+    const __m256i low = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
+    const __m256i fours = _mm256_unpacklo_epi32(_mm256_shuffle_epi8(_mm256_cvtps_epi32(x.a), low),
+                                                _mm256_shuffle_epi8(_mm256_cvtps_epi32(x.b), low)); /* of a, b | of a, b */
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
+    _mm_storeu_si128((void *)p, _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(fours, order)));
+}
+/* The sum of 16 signed bytes. */
+#define VEC_SUM_BYTES
+VEC_INLINE int sum_16_bytes(const int8_t *q)
+{
+    const __m128i from_zero = _mm_xor_si128(_mm_loadu_si128((const void *)q), _mm_set1_epi8((char)0x80));
+    const __m128i s = _mm_sad_epu8(from_zero, _mm_setzero_si128());
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_unpackhi_epi64(s, s))) - 16 * 128;
 }
 VEC_INLINE vf vf_exp2i(vf n)
 {
@@ -129,6 +144,11 @@ VEC_INLINE vb vb_load(const uint8_t *p)
 {
     return (vb){_mm256_loadu_si256((const void *)p), _mm256_loadu_si256((const void *)(p + 32))};
 }
+VEC_INLINE void vb_store(uint8_t *p, vb x)
+{
+    _mm256_storeu_si256((void *)p, x.a);
+    _mm256_storeu_si256((void *)(p + 32), x.b);
+}
 VEC_INLINE vb vb_bits(vb x, int shift, unsigned mask)
 {
     const __m256i m = _mm256_set1_epi8((char)mask);
@@ -145,6 +165,10 @@ VEC_INLINE vb vb_turn_sign(vb x)
 {
     const __m256i sign = _mm256_set1_epi8((char)0x80);
     return (vb){_mm256_xor_si256(x.a, sign), _mm256_xor_si256(x.b, sign)};
+}
+VEC_INLINE vb vb_abs(vb x)
+{
+    return (vb){_mm256_abs_epi8(x.a), _mm256_abs_epi8(x.b)};
 }
 VEC_INLINE vb vb_iq4nl(vb x)
 {
@@ -163,7 +187,9 @@ VEC_INLINE __m256i dot_half(__m256i c, __m256i w, __m256i a, int zero_log2)
         a = _mm256_sign_epi8(a, w);
         w = _mm256_abs_epi8(w);
     }
-    return _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
+    c = _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
+    __asm__("" : "+x"(c)); /* GCC would add up in another order, for which there are far too few registers */
+    return c;
 }
 VEC_INLINE vi vi_dot(vi c, vb w, const int8_t *a, int zero_log2)
 {
@@ -171,6 +197,18 @@ VEC_INLINE vi vi_dot(vi c, vb w, const int8_t *a, int zero_log2)
     memcpy(&four, a, 4);
     const __m256i all = _mm256_set1_epi32(four);
     return (vi){dot_half(c.a, w.a, all, zero_log2), dot_half(c.b, w.b, all, zero_log2)};
+}
+#define VEC_SIZES
+/* The same of signed bytes, whose sizes are known. */
+VEC_INLINE vi vi_dot_signed(vi c, vb w, vb size, const int8_t *a)
+{
+    int32_t four;
+    memcpy(&four, a, 4);
+    const __m256i all = _mm256_set1_epi32(four), ones = _mm256_set1_epi16(1);
+    c.a = _mm256_add_epi32(c.a, _mm256_madd_epi16(_mm256_maddubs_epi16(size.a, _mm256_sign_epi8(all, w.a)), ones));
+    c.b = _mm256_add_epi32(c.b, _mm256_madd_epi16(_mm256_maddubs_epi16(size.b, _mm256_sign_epi8(all, w.b)), ones));
+    __asm__("" : "+x"(c.a), "+x"(c.b));
+    return c;
 }
 
 /* Sums of neighbours in 16 bits. They hold 8 groups of quants of 4 bits, 4 of 5, 2 of 6: 127 × 15 × 2 × 8 = 30480. */
@@ -184,7 +222,9 @@ VEC_INLINE vi shorts_dot(vi s, vb w, const int8_t *a)
     int32_t four;
     memcpy(&four, a, 4);
     const __m256i all = _mm256_set1_epi32(four);
-    return (vi){_mm256_add_epi16(s.a, _mm256_maddubs_epi16(w.a, all)), _mm256_add_epi16(s.b, _mm256_maddubs_epi16(w.b, all))};
+    s = (vi){_mm256_add_epi16(s.a, _mm256_maddubs_epi16(w.a, all)), _mm256_add_epi16(s.b, _mm256_maddubs_epi16(w.b, all))};
+    __asm__("" : "+x"(s.a), "+x"(s.b));
+    return s;
 }
 VEC_INLINE vi shorts_zero(void)
 {

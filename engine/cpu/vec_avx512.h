@@ -10,6 +10,11 @@
 #ifndef VEC_WIDEST
 #define VEC_WIDEST 12
 #endif
+#define VEC_SPANS
+static inline bool vec_spans_pay(enum gguf_type type)
+{
+    return pack_sub(type) == 16;
+}
 #define VEC_PUT_WORDS put_words
 typedef __m512 vf;
 typedef __m512i vi;
@@ -55,6 +60,14 @@ static inline vf vf_from_u8(const uint8_t *p)
 static inline void vf_to_i8(int8_t *p, vf a)
 {
     _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+/* The sum of 16 signed bytes. */
+#define VEC_SUM_BYTES
+static inline int sum_16_bytes(const int8_t *q)
+{
+    const __m128i from_zero = _mm_xor_si128(_mm_loadu_si128((const void *)q), _mm_set1_epi8((char)0x80));
+    const __m128i s = _mm_sad_epu8(from_zero, _mm_setzero_si128());
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_unpackhi_epi64(s, s))) - 16 * 128;
 }
 static inline vf vf_exp2i(vf n)
 {

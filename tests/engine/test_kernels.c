@@ -76,11 +76,11 @@ static void acts_free(struct acts *a)
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
 }
 
-/* y (cols, LDY) = W x of columns [first, first + cols). */
+/* y (cols, LDY) = W x of columns [first, first + cols); behind the last stands the first again. */
 static void product(const struct kernels *k, struct fixture *f, int first, int cols, float *y)
 {
     struct acts a = acts_new(cols, f->w.k);
-    for (int c = 0; c < cols; c++) (pack_format(f->w.type)->element ? k->put_float : k->put_q8)(&a, c, f->x[first + c], 0, a.k);
+    for (int c = 0; c < cols; c++) (pack_format(f->w.type)->element ? k->put_float : k->put_q8)(&a, c, f->x[(first + c) % COLS], 0, a.k);
     for (int p = 0; p < f->w.panels; p++) k->matmul(&f->w, p, &a, y, LDY);
     acts_free(&a);
 }
@@ -140,6 +140,29 @@ static void every_set_and_every_batch_gives_the_same_bits(void **state)
                     if (memcmp(y + c * LDY, want + c * LDY, ROWS * sizeof *y) != 0)
                         fail_msg("%s differs: type %d, column %d, cut %zu", k->name, (int)TYPES[t], c, cut);
             }
+        fixture_release(&f);
+    }
+}
+
+/* So many that a panel is taken apart once for several groups, more than are added up at a time, and some are left over. */
+static void a_wide_batch_gives_each_column_its_bits(void **state)
+{
+    enum { WIDE = 16 * 12 + 12 + 3 };
+    (void)state;
+    for (int t = 0; t < TYPES_COUNT; t++) {
+        struct fixture f;
+        float want[COLS * LDY];
+        float *y = malloc(sizeof *y * WIDE * LDY);
+        fixture_init(&f, TYPES[t]);
+        product(kernels_find("scalar"), &f, 0, COLS, want);
+        const struct kernels *k;
+        for (int i = 0; (k = set_at(i)) != NULL; i++) {
+            product(k, &f, 0, WIDE, y);
+            for (int c = 0; c < WIDE; c++)
+                if (memcmp(y + c * LDY, want + c % COLS * LDY, ROWS * sizeof *y) != 0)
+                    fail_msg("%s differs: type %d, column %d of %d", k->name, (int)TYPES[t], c, (int)WIDE);
+        }
+        free(y);
         fixture_release(&f);
     }
 }
@@ -378,6 +401,7 @@ int main(void)
 #endif
         cmocka_unit_test(products_equal_a_double_precision_reference),
         cmocka_unit_test(every_set_and_every_batch_gives_the_same_bits),
+        cmocka_unit_test(a_wide_batch_gives_each_column_its_bits),
         cmocka_unit_test(a_panel_at_once_is_its_rows_one_by_one),
         cmocka_unit_test(attention_equals_a_double_precision_reference),
         cmocka_unit_test(elementwise_kernels_equal_libm),
