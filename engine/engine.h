@@ -19,11 +19,13 @@
 #include <stdint.h>
 
 struct engine;
+struct gguf;
 
 enum engine_kv { ENGINE_KV_F16, ENGINE_KV_Q8_0 /* on a GPU: E4M3 */ };
 
 struct engine_options {
     const char *path;      /* GGUF file; the first part of a split one */
+    struct gguf *gguf;     /* NULL, or instead of `path` one that is open: the engine's from the call on, also where that fails */
     const char *kernels;   /* NULL or "auto": a GPU where the model fits one, else the CPU's best; "cuda" or "cuda:N": that GPU;
                               "cpu": the CPU's best; "scalar", "avx2", "avx512", "neon": those */
     int threads;           /* 0: the physical cores */
