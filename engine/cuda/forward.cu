@@ -88,6 +88,7 @@ static void attention_block(struct way *w, int index, const struct join *before)
     a.rope_halves = m->arch->rope_halves, a.window = m->layer[index].window, a.softcap = m->attention_softcap;
     a.scale = m->attention_scale, a.norm_eps = m->norm_eps, a.q_bias = l->q_bias, a.k_bias = l->k_bias, a.v_bias = l->v_bias;
     a.q_norm = l->q_norm, a.k_norm = l->k_norm, a.sparse_pages = c->sparse_pages;
+    a.planned = index > 0 && m->layer[index - 1].window == a.window;
     a.angles = c->angles + (m->layer[index].local_rope ? (int64_t)c->cols_max * m->rotated : 0);
     struct operand o = operand_for(w, &l->o, cols);
     enum form form = o.form == FORM_BF16 ? FORM_BF16 : FORM_F16;
