@@ -280,8 +280,8 @@ static void show(const struct serve *s)
     const struct times *f = &s->first, *b = &s->between;
     if (o->json) {
         (void)printf("{\"what\":\"serve\",\"model\":\"%s\",\"type\":\"%s\",\"kernels\":\"%s\",\"device\":\"%s\",\"streams\":%d,\"prompt\":%d,\"tokens\":%d,"
-                     "\"temperature\":%g,\"fresh\":%s,\"requests\":%d,\"window_requests\":%d,\"window_s\":%.3f,\"window_tokens\":%lld,"
-                     "\"tokens_per_s\":%.2f,\"run_s\":%.3f,\"run_tokens\":%lld,\"run_tokens_per_s\":%.2f,\"decoding_mean\":%.2f,\"decoding_most\":%d,"
+                     "\"temperature\":%g,\"fresh\":%s,\"requests\":%d,\"window_requests\":%d,\"window_s\":%.6f,\"window_tokens\":%lld,"
+                     "\"tokens_per_s\":%.2f,\"run_s\":%.6f,\"run_tokens\":%lld,\"run_tokens_per_s\":%.2f,\"decoding_mean\":%.2f,\"decoding_most\":%d,"
                      "\"step_ms\":%.3f,\"first_ms_p50\":%.3f,\"first_ms_p99\":%.3f,\"between_ms_p50\":%.3f,\"between_ms_p99\":%.3f,"
                      "\"preemptions\":%lld,\"run_preemptions\":%lld,\"pages_most\":%d,\"pages\":%d,\"mean_context\":%.1f}\n",
                      o->name, o->type, info.kernels, info.device, o->streams, o->prompt, o->tokens, (double)o->temperature, o->fresh ? "true" : "false",

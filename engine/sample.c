@@ -302,7 +302,8 @@ int32_t sample(struct sampler *s, const struct sample_input *in)
     float inverse = sample_inverse(h);
     struct logit_list list;
     bool helps = sample_list_helps(h);
-    sample_make_list(s, logits, 0, helps ? LOGIT_LIST_MAX : 1, &list);
+    if (in->list && logits == in->logits) list = *in->list;
+    else sample_make_list(s, logits, 0, helps ? LOGIT_LIST_MAX : 1, &list);
     if (list.count == 0) return 0;
     struct logit_at best = list.top[0];
     if (!isfinite(best.logit)) return best.id;

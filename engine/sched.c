@@ -377,6 +377,8 @@ static enum err_code take_memory(struct sched *s, struct err *e)
     s->want = malloc((size_t)sched_wanted_max(o) * sizeof *s->want);
     s->need_logits = malloc((size_t)sched_wanted_max(o));
     s->inverse = malloc((size_t)sched_wanted_max(o) * sizeof *s->inverse);
+    s->drawn = malloc((size_t)sched_wanted_max(o) * sizeof *s->drawn);
+    s->fetch = malloc((size_t)sched_wanted_max(o) * sizeof *s->fetch);
     s->runs = malloc(slots * sizeof *s->runs);
     s->of_run = malloc(slots * sizeof(struct seq *));
     int vocabulary = o->draft && o->draft_model->vocabulary > s->model->vocabulary ? o->draft_model->vocabulary : s->model->vocabulary;
@@ -384,7 +386,7 @@ static enum err_code take_memory(struct sched *s, struct err *e)
     s->mask = malloc(s->mask_words * sizeof *s->mask);
     /* Preempted sequences wait in the queue beside those that queue_max counts. */
     s->live = malloc((slots * 2 + (size_t)o->queue_max) * sizeof(struct seq *));
-    if (!s->tokens || !s->want || !s->need_logits || !s->inverse || !s->runs || !s->of_run || !s->mask || !s->live)
+    if (!s->tokens || !s->want || !s->need_logits || !s->inverse || !s->drawn || !s->fetch || !s->runs || !s->of_run || !s->mask || !s->live)
         return err_set(e, ERR_MEMORY, "no memory for the scheduler");
     enum err_code code = sampler_init(&s->sampler, s->model->vocabulary, e);
     if (!code && o->draft) code = ahead_open(&s->ahead, o->draft, o->draft_model, o->draft_pages, o->prefill_tokens, e);
@@ -400,6 +402,8 @@ static void release(struct sched *s)
     free(s->want);
     free(s->need_logits);
     free(s->inverse);
+    free(s->drawn);
+    free(s->fetch);
     free(s->runs);
     free(s->of_run);
     free(s->mask);

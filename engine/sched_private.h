@@ -56,6 +56,7 @@ struct sched {
     int32_t *tokens, *want; /* (cols_max), (wanted_max) */
     uint8_t *need_logits;   /* (wanted_max) */
     float *inverse;         /* (wanted_max) */
+    int32_t *drawn, *fetch; /* (wanted_max) what lists gave, -1: nothing; rows to be fetched */
     struct batch_run *runs; /* (slots_max) */
     struct seq **of_run;    /* (slots_max) */
     uint32_t *mask;         /* (mask_words) bits of the larger vocabulary, the draft model's or the model's */
@@ -83,9 +84,11 @@ double sched_ms(int64_t from_us, int64_t to_us);
 void sched_step(struct sched *s);
 /* What a token is chosen from. */
 struct row {
-    const float *logits;           /* NULL: only the list has come so far */
+    const float *logits;           /* where they are, or will be */
     const struct logit_list *list; /* or NULL */
     int index;                     /* among the step's rows */
+    bool whole;                    /* the logits are there; else the list alone */
+    int32_t drawn;                 /* the token, where it is known already; else -1 */
     struct logit_stats st;
 };
 /* The token that a row gives a sequence after `count` tokens, its constraint in `state`. Fails only where a list does not suffice and

@@ -60,7 +60,7 @@ static bool reads_logits(const struct seq *q)
  * statistics are of use. */
 static void want_row(struct sched *s, struct plan *p, int col, const struct seq *q)
 {
-    bool reads = q && reads_logits(q), list = reads && s->backend->row && sample_list_helps(&q->sampling);
+    bool reads = q && reads_logits(q), list = reads && s->backend->rows && sample_list_helps(&q->sampling);
     s->need_logits[p->batch.wanted] = reads && !list;
     s->inverse[p->batch.wanted] = list ? sample_inverse(&q->sampling) : 0;
     s->want[p->batch.wanted++] = col;
@@ -182,31 +182,39 @@ static void tell_prefill(struct sched *s, struct seq *q, const struct batch_out 
     q->sink.on_prefill(q->sink.ctx, q->id, &p);
 }
 
+static struct sample_input input_of(struct sched *s, const struct seq *q, const struct row *r, uint64_t state, int count)
+{
+    struct sample_input in = {.logits = r->logits, .list = r->list, .how = &q->sampling, .choice = q->choice, .index = count - q->prompt_count,
+                              .tokens = q->tokens, .count = count, .prompt_count = q->prompt_count};
+    if (!q->constraint.mask) return in;
+    memset(s->mask, 0xff, s->mask_words * sizeof *s->mask);
+    q->constraint.mask(q->constraint.ctx, state, s->mask);
+    const int32_t *best = q->constraint.if_best;
+    if (best && *best >= 0 && *best != r->st.best) s->mask[*best / 32] &= ~(1u << (*best % 32));
+    in.mask = s->mask;
+    return in;
+}
+
 enum err_code sched_choose(struct sched *s, const struct seq *q, struct sampler *sampler, struct row *r, uint64_t state, int count,
                            int32_t *id, struct err *e)
 {
-    *id = r->st.best;
-    if (!q->constraint.mask && sample_takes_best(&q->sampling)) return ERR_OK;
-    struct sample_input in = {.how = &q->sampling, .choice = q->choice, .index = count - q->prompt_count, .tokens = q->tokens,
-                              .count = count, .prompt_count = q->prompt_count};
-    if (q->constraint.mask) {
-        memset(s->mask, 0xff, s->mask_words * sizeof *s->mask);
-        q->constraint.mask(q->constraint.ctx, state, s->mask);
-        const int32_t *best = q->constraint.if_best;
-        if (best && *best >= 0 && *best != r->st.best) s->mask[*best / 32] &= ~(1u << (*best % 32));
-        in.mask = s->mask;
+    *id = r->drawn >= 0 ? r->drawn : r->st.best;
+    if (r->drawn >= 0 || (!q->constraint.mask && sample_takes_best(&q->sampling))) return ERR_OK;
+    struct sample_input in = input_of(s, q, r, state, count);
+    if (!r->whole) {
+        const int32_t index = r->index;
+        if ((*id = sample_list(sampler, &in, r->list)) >= 0) return ERR_OK;
+        enum err_code code = s->backend->rows(s->backend, &index, 1, e);
+        if (code) return code;
+        r->whole = true;
     }
-    if (r->list && (*id = sample_list(sampler, &in, r->list)) >= 0) return ERR_OK;
-    enum err_code code = r->logits ? ERR_OK : s->backend->row(s->backend, r->index, &r->logits, e);
-    if (code) return code;
-    in.logits = r->logits;
     *id = sample(sampler, &in);
     return ERR_OK;
 }
 
 static float logit_of(const struct row *r, int32_t id)
 {
-    if (r->logits) return r->logits[id];
+    if (r->whole) return r->logits[id];
     int at = 0;
     while (r->list->top[at].id != id) at++; /* it was chosen from there */
     return r->list->top[at].logit;
@@ -216,7 +224,7 @@ static void tell_token(struct sched *s, struct seq *q, int32_t id, const char *b
 {
     struct engine_alternative top[20] = {0};
     const struct logit_stats *st = &r->st;
-    if (q->top_logprobs && r->logits) sample_top(r->logits, s->model->vocabulary, st->logsum, top, q->top_logprobs);
+    if (q->top_logprobs && r->whole) sample_top(r->logits, s->model->vocabulary, st->logsum, top, q->top_logprobs);
     else if (q->top_logprobs) sample_top_of(r->list, st->logsum, top, q->top_logprobs);
     struct engine_token t = {.index = q->told++,
                              .id = id,
@@ -261,6 +269,15 @@ static void stats_of(struct sched *s, const struct batch_out *out, int row, stru
     else s->backend->stats(s->backend, out->logits + (size_t)row * out->logits_stride, s->model->vocabulary, st);
 }
 
+enum { DRAWN_NOT = -1, DRAWN_WHOLE = -2 };
+
+static struct row row_at(const struct sched *s, const struct batch_out *out, int row)
+{
+    bool list = s->inverse[row] > 0;
+    return (struct row){.logits = out->logits + (size_t)row * out->logits_stride, .list = list ? &out->lists[row] : NULL, .index = row,
+                        .whole = !list || s->drawn[row] == DRAWN_WHOLE, .drawn = s->drawn[row] >= 0 ? s->drawn[row] : -1};
+}
+
 /* Tokens from the logits of the last position, and of the guesses after it for as long as they are what was chosen. */
 static void generate_all(struct sched *s, struct seq *q, const struct batch_out *out, struct logit_stats *st)
 {
@@ -269,9 +286,8 @@ static void generate_all(struct sched *s, struct seq *q, const struct batch_out 
     for (int i = 0;; i++) {
         int row = q->last_want + i;
         if (i > 0 || q->last_want != q->first_want) stats_of(s, out, row, st);
-        struct row r = {.index = row, .st = *st};
-        if (s->inverse[row] > 0) r.list = &out->lists[row];
-        else r.logits = out->logits + (size_t)row * out->logits_stride;
+        struct row r = row_at(s, out, row);
+        r.st = *st;
         int32_t id, foretold = ahead_foretold(q, i);
         struct err e = {0};
         if (sched_choose(s, q, &s->sampler, &r, q->constraint_state, q->count, &id, &e) != ERR_OK) {
@@ -287,6 +303,28 @@ static void generate_all(struct sched *s, struct seq *q, const struct batch_out 
         q->computed++;
     }
     sched_enter_pages(s, q);
+}
+
+/* What the lists of a step give; rows that are needed whole after all come together. Only a sequence's first row is asked: the next hangs
+ * on what it gives. Where that fails, each row is asked for again. */
+static void draw_all(struct sched *s, const struct plan *p, const struct batch_out *out)
+{
+    int count = 0;
+    struct err e;
+    for (int i = 0; i < p->batch.wanted; i++) s->drawn[i] = DRAWN_NOT;
+    for (int r = 0; r < p->batch.runs; r++) {
+        struct seq *q = s->of_run[r];
+        int row = q->last_want;
+        if (row < 0 || !(s->inverse[row] > 0)) continue;
+        struct row it = row_at(s, out, row);
+        stats_of(s, out, row, &it.st);
+        struct sample_input in = input_of(s, q, &it, q->constraint_state, q->count);
+        int32_t id = sample_list(&s->sampler, &in, it.list);
+        s->drawn[row] = id >= 0 ? id : DRAWN_NOT;
+        if (id < 0) s->fetch[count++] = row;
+    }
+    if (!count || s->backend->rows(s->backend, s->fetch, count, &e) != ERR_OK) return;
+    for (int i = 0; i < count; i++) s->drawn[s->fetch[i]] = DRAWN_WHOLE;
 }
 
 static void take_results(struct sched *s, struct seq *q, const struct batch_run *run, const struct batch_out *out)
@@ -339,6 +377,7 @@ void sched_step(struct sched *s)
     s->stats.steps++;
     s->stats.batch_last = p.batch.cols;
     int64_t before = s->stats.completion_tokens;
+    draw_all(s, &p, &out);
     for (int r = 0; r < p.batch.runs; r++) take_results(s, s->of_run[r], &s->runs[r], &out);
     if (p.decodes) count_rate(s, s->decode, (double)(s->stats.completion_tokens - before), seconds * decodes / cols);
 }

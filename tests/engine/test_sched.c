@@ -92,7 +92,7 @@ static struct bench *bench_open(bool plain, struct sched_options o)
     assert_int_equal(fake_open(&backend, b->model, &options, &e), ERR_OK);
     b->gpu = (struct fake_gpu *)backend;
     b->gpu->plain = plain;
-    if (plain) backend->row = NULL;
+    if (plain) backend->rows = NULL;
     (void)pthread_mutex_init(&b->lock, NULL);
     (void)pthread_cond_init(&b->changed, NULL);
     assert_int_equal(sched_open(&b->sched, backend, b->model, b->tokenizer, &o, &e), ERR_OK);
@@ -213,6 +213,31 @@ static void rows_are_asked_for_only_where_they_are_looked_at(void **state)
     }
 }
 
+/* Draws that the lists do not decide: all streams' rows of a step in one go. */
+static void rows_that_are_needed_whole_come_together(void **state)
+{
+    (void)state;
+    struct sched_options options = OPTIONS;
+    options.draft_tokens = 0;
+    struct bench *gpu = bench_open(false, options), *all = bench_open(true, options);
+    int32_t ids[STREAMS][60];
+    for (int i = 0; i < STREAMS; i++) {
+        struct engine_request r = kind_of(FLAT, ids[i], 50);
+        r.sampling.seed = (uint64_t)i;
+        ask(gpu, i, &r);
+        ask(all, i, &r);
+    }
+    wait_for(gpu, STREAMS);
+    wait_for(all, STREAMS);
+    struct engine_stats st;
+    sched_stats(gpu->sched, &st);
+    assert_true(gpu->gpu->fetched > STREAMS);
+    assert_true(gpu->gpu->fetches < gpu->gpu->fetched && gpu->gpu->fetches <= st.steps);
+    for (int i = 0; i < STREAMS; i++) assert_memory_equal(gpu->stream[i].ids, all->stream[i].ids, sizeof gpu->stream[i].ids);
+    bench_close(gpu);
+    bench_close(all);
+}
+
 /* Going on from tokens of elsewhere, the prompt's last position is looked at for its hidden state alone. */
 static void the_probes_row_needs_no_logits(void **state)
 {
@@ -288,6 +313,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_backend_that_tells_only_what_is_asked_gives_the_same_streams),
         cmocka_unit_test(rows_are_asked_for_only_where_they_are_looked_at),
+        cmocka_unit_test(rows_that_are_needed_whole_come_together),
         cmocka_unit_test(the_probes_row_needs_no_logits),
         cmocka_unit_test(empty_positions_of_pages_are_counted),
     };
