@@ -41,6 +41,7 @@ static const char HELP[] =
     "  --requests N     the run ends after so many\n"
     "  --seconds N      or N seconds after the first; what runs then is cancelled\n"
     "  --fresh          the first answers begin empty instead of half done, so that contexts are short at first\n"
+    "  --early          requests run as soon as their prompt fits, whatever comes: to measure what foresight brings\n"
     "  --kv-bytes N     the KV cache's size; default: what all streams need, on a GPU what is left\n"
     "  -t N, --kernels NAME (auto, cpu, cuda, cuda:N, or a CPU's: scalar, avx2 …), --json\n";
 
@@ -319,7 +320,7 @@ static bool numbers(char *text, struct options *o)
 }
 
 enum { OPT_SHAPE = 256, OPT_TYPE, OPT_KERNELS, OPT_KV, OPT_INVARIANT, OPT_SPARSE, OPT_DRAFT, OPT_PROMPTS, OPT_TEMP, OPT_ALWAYS,
-       OPT_DRAFT_KERNELS, OPT_STREAMS, OPT_REQUESTS, OPT_SECONDS, OPT_FRESH, OPT_KV_BYTES, OPT_JSON, OPT_HELP };
+       OPT_DRAFT_KERNELS, OPT_STREAMS, OPT_REQUESTS, OPT_SECONDS, OPT_FRESH, OPT_EARLY, OPT_KV_BYTES, OPT_JSON, OPT_HELP };
 static const struct option OPTIONS[] = {{"shape", required_argument, NULL, OPT_SHAPE}, {"type", required_argument, NULL, OPT_TYPE},
                                         {"kernels", required_argument, NULL, OPT_KERNELS}, {"depth", required_argument, NULL, 'd'},
                                         {"kv", required_argument, NULL, OPT_KV}, {"invariant", no_argument, NULL, OPT_INVARIANT},
@@ -329,7 +330,7 @@ static const struct option OPTIONS[] = {{"shape", required_argument, NULL, OPT_S
                                         {"draft-kernels", required_argument, NULL, OPT_DRAFT_KERNELS},
                                         {"streams", required_argument, NULL, OPT_STREAMS}, {"requests", required_argument, NULL, OPT_REQUESTS},
                                         {"seconds", required_argument, NULL, OPT_SECONDS}, {"fresh", no_argument, NULL, OPT_FRESH},
-                                        {"kv-bytes", required_argument, NULL, OPT_KV_BYTES},
+                                        {"early", no_argument, NULL, OPT_EARLY}, {"kv-bytes", required_argument, NULL, OPT_KV_BYTES},
                                         {"json", no_argument, NULL, OPT_JSON}, {"help", no_argument, NULL, OPT_HELP},
                                         {NULL, 0, NULL, 0}};
 
@@ -374,7 +375,7 @@ static bool serve_is_whole(const struct options *o)
 {
     const struct bench_serve *s = &o->serve;
     const char *what = NULL;
-    if (!s->streams) what = s->requests || s->seconds > 0 || s->fresh || s->engine.kv_bytes_max ? "--requests, --seconds, --fresh and --kv-bytes need --streams" : NULL;
+    if (!s->streams) what = s->requests || s->seconds > 0 || s->fresh || s->engine.admit_early || s->engine.kv_bytes_max ? "--requests, --seconds, --fresh, --early and --kv-bytes need --streams" : NULL;
     else if (o->draft.engine.draft) what = "--streams and --draft are two benches";
     else if (!s->requests && !(s->seconds > 0)) what = "--streams needs --requests or --seconds";
     else if (s->requests && s->requests < s->streams) what = "--requests must be as many as --streams at least";
@@ -416,6 +417,7 @@ int cmd_bench(int argc, char **argv)
         case OPT_REQUESTS: good = number(optarg, 1, 1 << 30, &o.serve.requests); break;
         case OPT_SECONDS: good = seconds(optarg, &o.serve.seconds); break;
         case OPT_FRESH: o.serve.fresh = true; break;
+        case OPT_EARLY: o.serve.engine.admit_early = true; break;
         case OPT_KV_BYTES: good = bytes(optarg, &o.serve.engine.kv_bytes_max); break;
         case OPT_JSON: o.json = true; break;
         case 'h':

@@ -126,6 +126,7 @@ static struct sched_options sched_options_of(const struct engine *g, const struc
                                   .queue_max = or_else(o->queue_max, 64),
                                   .context_tokens = or_else(o->context_tokens, file),
                                   .prefill_tokens = or_else(o->prefill_tokens, gpu ? 2048 : 256),
+                                  .admit_early = o->admit_early,
                                   .draft_tokens = o->draft_tokens < 0 ? 0 : o->draft_tokens == 0 || o->draft_tokens > DRAFT_MAX ? DRAFT_MAX : o->draft_tokens};
 }
 

@@ -40,6 +40,7 @@ struct engine_options {
                               change then); NULL: none */
     const char *draft_kernels; /* where it runs; NULL: as `kernels` */
     bool draft_always;     /* it guesses whether it pays or not: for tests and to measure */
+    bool admit_early;      /* a request runs as soon as there are pages for its prompt, whatever comes: for tests and to measure */
     enum engine_kv kv;     /* Q8_0: about half the memory of F16, a little less exact; as batch-invariant */
     bool invariant;        /* on a GPU: a stream does not depend on what runs beside it, as on a CPU; slower */
     int sparse_pages;      /* on a GPU: decoding reads at most so many KV pages of the past, the likeliest; 0: all of them */

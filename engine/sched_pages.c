@@ -202,6 +202,11 @@ int32_t pages_enter(struct pages *p, int32_t before, int32_t page, const int32_t
     return page;
 }
 
+int pages_holders(const struct pages *p, int32_t page)
+{
+    return p->page[page].holders;
+}
+
 int pages_total(const struct pages *p)
 {
     return p->count;

@@ -182,36 +182,6 @@ static void tell_prefill(struct sched *s, struct seq *q, const struct batch_out 
     q->sink.on_prefill(q->sink.ctx, q->id, &p);
 }
 
-static struct sample_input input_of(struct sched *s, const struct seq *q, const struct row *r, uint64_t state, int count)
-{
-    struct sample_input in = {.logits = r->logits, .list = r->list, .how = &q->sampling, .choice = q->choice, .index = count - q->prompt_count,
-                              .tokens = q->tokens, .count = count, .prompt_count = q->prompt_count};
-    if (!q->constraint.mask) return in;
-    memset(s->mask, 0xff, s->mask_words * sizeof *s->mask);
-    q->constraint.mask(q->constraint.ctx, state, s->mask);
-    const int32_t *best = q->constraint.if_best;
-    if (best && *best >= 0 && *best != r->st.best) s->mask[*best / 32] &= ~(1u << (*best % 32));
-    in.mask = s->mask;
-    return in;
-}
-
-enum err_code sched_choose(struct sched *s, const struct seq *q, struct sampler *sampler, struct row *r, uint64_t state, int count,
-                           int32_t *id, struct err *e)
-{
-    *id = r->drawn >= 0 ? r->drawn : r->st.best;
-    if (r->drawn >= 0 || (!q->constraint.mask && sample_takes_best(&q->sampling))) return ERR_OK;
-    struct sample_input in = input_of(s, q, r, state, count);
-    if (!r->whole) {
-        const int32_t index = r->index;
-        if ((*id = sample_list(sampler, &in, r->list)) >= 0) return ERR_OK;
-        enum err_code code = s->backend->rows(s->backend, &index, 1, e);
-        if (code) return code;
-        r->whole = true;
-    }
-    *id = sample(sampler, &in);
-    return ERR_OK;
-}
-
 static float logit_of(const struct row *r, int32_t id)
 {
     if (r->whole) return r->logits[id];
@@ -263,21 +233,6 @@ static bool generate(struct sched *s, struct seq *q, int32_t id, const struct ro
     return false;
 }
 
-static void stats_of(struct sched *s, const struct batch_out *out, int row, struct logit_stats *st)
-{
-    if (out->stats) *st = out->stats[row];
-    else s->backend->stats(s->backend, out->logits + (size_t)row * out->logits_stride, s->model->vocabulary, st);
-}
-
-enum { DRAWN_NOT = -1, DRAWN_WHOLE = -2 };
-
-static struct row row_at(const struct sched *s, const struct batch_out *out, int row)
-{
-    bool list = s->inverse[row] > 0;
-    return (struct row){.logits = out->logits + (size_t)row * out->logits_stride, .list = list ? &out->lists[row] : NULL, .index = row,
-                        .whole = !list || s->drawn[row] == DRAWN_WHOLE, .drawn = s->drawn[row] >= 0 ? s->drawn[row] : -1};
-}
-
 /* Tokens from the logits of the last position, and of the guesses after it for as long as they are what was chosen. */
 static void generate_all(struct sched *s, struct seq *q, const struct batch_out *out, struct logit_stats *st)
 {
@@ -285,8 +240,8 @@ static void generate_all(struct sched *s, struct seq *q, const struct batch_out 
     if (q->ahead.from_model) s->stats.draft_guessed_tokens += q->guessed;
     for (int i = 0;; i++) {
         int row = q->last_want + i;
-        if (i > 0 || q->last_want != q->first_want) stats_of(s, out, row, st);
-        struct row r = row_at(s, out, row);
+        if (i > 0 || q->last_want != q->first_want) sched_row_stats(s, out, row, st);
+        struct row r = sched_row(s, out, row);
         r.st = *st;
         int32_t id, foretold = ahead_foretold(q, i);
         struct err e = {0};
@@ -305,28 +260,6 @@ static void generate_all(struct sched *s, struct seq *q, const struct batch_out 
     sched_enter_pages(s, q);
 }
 
-/* What the lists of a step give; rows that are needed whole after all come together. Only a sequence's first row is asked: the next hangs
- * on what it gives. Where that fails, each row is asked for again. */
-static void draw_all(struct sched *s, const struct plan *p, const struct batch_out *out)
-{
-    int count = 0;
-    struct err e;
-    for (int i = 0; i < p->batch.wanted; i++) s->drawn[i] = DRAWN_NOT;
-    for (int r = 0; r < p->batch.runs; r++) {
-        struct seq *q = s->of_run[r];
-        int row = q->last_want;
-        if (row < 0 || !(s->inverse[row] > 0)) continue;
-        struct row it = row_at(s, out, row);
-        stats_of(s, out, row, &it.st);
-        struct sample_input in = input_of(s, q, &it, q->constraint_state, q->count);
-        int32_t id = sample_list(&s->sampler, &in, it.list);
-        s->drawn[row] = id >= 0 ? id : DRAWN_NOT;
-        if (id < 0) s->fetch[count++] = row;
-    }
-    if (!count || s->backend->rows(s->backend, s->fetch, count, &e) != ERR_OK) return;
-    for (int i = 0; i < count; i++) s->drawn[s->fetch[i]] = DRAWN_WHOLE;
-}
-
 static void take_results(struct sched *s, struct seq *q, const struct batch_run *run, const struct batch_out *out)
 {
     sched_service(s, q)->tokens += run->count - q->guessed;
@@ -334,7 +267,7 @@ static void take_results(struct sched *s, struct seq *q, const struct batch_run 
     sched_enter_pages(s, q);
     if (q->first_want < 0) return;
     struct logit_stats st;
-    stats_of(s, out, q->first_want, &st);
+    sched_row_stats(s, out, q->first_want, &st);
     if (!q->prefilled) tell_prefill(s, q, out, &st);
     if (q->last_want < 0) return;
     generate_all(s, q, out, &st);
@@ -377,7 +310,7 @@ void sched_step(struct sched *s)
     s->stats.steps++;
     s->stats.batch_last = p.batch.cols;
     int64_t before = s->stats.completion_tokens;
-    draw_all(s, &p, &out);
+    sched_draw(s, &p.batch, &out);
     for (int r = 0; r < p.batch.runs; r++) take_results(s, s->of_run[r], &s->runs[r], &out);
     if (p.decodes) count_rate(s, s->decode, (double)(s->stats.completion_tokens - before), seconds * decodes / cols);
 }

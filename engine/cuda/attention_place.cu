@@ -7,7 +7,7 @@ struct place_args {
     const float *qkv;
     int64_t ldqkv;
     __half *q;
-    int value_blocks;
+    int value_blocks, value_slices; /* blocks for V, and how many share the elements of the same rows */
 };
 
 /* ---- the plan ---- */
@@ -107,15 +107,15 @@ static __device__ __forceinline__ void take_four(float *to, const float *from)
     to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
 }
 
-/* Elements past n are 0. */
-template <int PARTS> static __device__ __forceinline__ struct row<PARTS> load_row(const float *x, int n)
+/* Elements before `from` and past n are 0. */
+template <int PARTS> static __device__ __forceinline__ struct row<PARTS> load_row(const float *x, int n, int from = 0)
 {
     struct row<PARTS> r;
 #pragma unroll
     for (int p = 0; p < PARTS; p++) {
 #pragma unroll
         for (int j = 0; j < 4; j++) r.v[p][j] = 0;
-        if (lane_first(p) < n) take_four(r.v[p], x + lane_first(p));
+        if (lane_first(p) >= from && lane_first(p) < n) take_four(r.v[p], x + lane_first(p));
     }
     return r;
 }
@@ -315,16 +315,17 @@ template <int PARTS, int HEADS> static __device__ __forceinline__ void place_hea
     }
 }
 
-/* ---- V of 32 columns and one head, by a block: elements lie a page's positions apart, so that neighbouring columns, which mostly are
- * neighbours of one page, are written together ---- */
+/* ---- V of 32 columns and one head, by a block, or several where that makes too few: elements lie a page's positions apart, so that
+ * neighbouring columns, where they are neighbours of one page, are written together ---- */
 
 enum { V_COLUMNS = 32, V_STRIDE = V_COLUMNS + 1 };
 
-template <int PARTS> static __device__ __forceinline__ void place_values(const struct place_args *a, int first, int head, uint8_t *shared)
+template <int PARTS> static __device__ __forceinline__ void place_values(const struct place_args *a, int first, int head, int slice, uint8_t *shared)
 {
     const struct attention_layer *l = &a->call.layer;
     enum { WARPS = PLACE_THREADS / 32, EACH = V_COLUMNS / WARPS };
     int n = l->head_dim, warp = threadIdx.x / 32, lane = threadIdx.x % 32, cols = a->call.columns.cols, slot = 0;
+    int from = n / a->value_slices * slice, to = from + n / a->value_slices; /* the block's elements */
     bool fp8 = a->call.kv.fp8, mine = first + lane < cols;
     float *scales = (float *)shared;                            /* (V_COLUMNS) */
     uint16_t *tile = (uint16_t *)(shared + V_COLUMNS * 4);      /* (n, V_STRIDE): F16, or E4M3 in the low byte */
@@ -332,7 +333,8 @@ template <int PARTS> static __device__ __forceinline__ void place_values(const s
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         int column = min(first + warp * EACH + i, cols - 1);
-        row[i] = load_row<PARTS>(a->qkv + column * a->ldqkv + (l->heads + l->kv_heads + head) * n, n);
+        const float *x = a->qkv + column * a->ldqkv + (l->heads + l->kv_heads + head) * n;
+        row[i] = fp8 ? load_row<PARTS>(x, n) : load_row<PARTS>(x, to, from); /* a scale is of all of them */
     }
     uint8_t *block = mine ? page_block(&a->call, first + lane, head, &slot) : NULL; /* the lane's column's */
 #pragma unroll
@@ -344,17 +346,17 @@ template <int PARTS> static __device__ __forceinline__ void place_values(const s
         for (int p = 0; p < PARTS; p++)
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                if (lane_first(p) < n)
+                if (lane_first(p) >= from && lane_first(p) < to)
                     tile[(lane_first(p) + j) * V_STRIDE + warp * EACH + i] = (uint16_t)(fp8 ? e4m3_bits(row[i].v[p][j], scale) : half_bits(row[i].v[p][j]));
     }
     __syncthreads();
     if (!mine) return;
-    for (int d = warp; d < n; d += WARPS) {
+    for (int d = from + warp; d < to; d += WARPS) {
         int at = (n + d) * CUDA_PAGE_TOKENS + slot;
         if (fp8) block[at] = (uint8_t)tile[d * V_STRIDE + lane];
         else ((uint16_t *)block)[at] = tile[d * V_STRIDE + lane];
     }
-    if (fp8 && warp == 0) ((float *)(block + 2 * CUDA_PAGE_TOKENS * n))[CUDA_PAGE_TOKENS + slot] = scales[lane];
+    if (fp8 && warp == 0 && slice == 0) ((float *)(block + 2 * CUDA_PAGE_TOKENS * n))[CUDA_PAGE_TOKENS + slot] = scales[lane];
 }
 
 /* ---- all of it ---- */
@@ -370,7 +372,8 @@ template <int PARTS, int HEADS> static __global__ void __launch_bounds__(PLACE_T
         return;
     }
     if (block < a.value_blocks) {
-        place_values<PARTS>(&a, block / l->kv_heads * V_COLUMNS, block % l->kv_heads, shared);
+        int slice = block % a.value_slices, unit = block / a.value_slices;
+        place_values<PARTS>(&a, unit / l->kv_heads * V_COLUMNS, unit % l->kv_heads, slice, shared);
         return;
     }
     int warp = threadIdx.x / 32, groups = (l->heads + l->kv_heads + HEADS - 1) / HEADS;
@@ -392,7 +395,7 @@ template <int PARTS, int HEADS> static cudaError_t launch(const struct place_arg
 cudaError_t place_launch(const struct attention *a, const struct attention_call *c, const struct planner *p, const float *qkv,
                          int64_t ldqkv, cudaStream_t stream)
 {
-    int values = (c->columns.cols + V_COLUMNS - 1) / V_COLUMNS * c->layer.kv_heads;
-    struct place_args args = {*c, *p, qkv, ldqkv, a->q, values};
+    int values = (c->columns.cols + V_COLUMNS - 1) / V_COLUMNS * c->layer.kv_heads, slices = values < a->multiprocessors ? 4 : 1;
+    struct place_args args = {*c, *p, qkv, ldqkv, a->q, values * slices, slices};
     return c->layer.head_dim <= 128 ? launch<1, 4>(&args, stream) : c->layer.head_dim <= 256 ? launch<2, 2>(&args, stream) : launch<4, 1>(&args, stream);
 }

@@ -1053,11 +1053,11 @@ int main(int argc, char **argv)
     const struct {
         const char *name;
         void (*run)(bool quick);
-    } PARTS[] = {{"errors", check_errors}, {"shapes", run_shapes}, {"groups", run_groups}, {"rotations", run_rotations}, {"planned", run_planned}, {"streams", run_streams}, {"extremes", run_extremes},
+    } PARTS[] = {{"errors", check_errors}, {"shapes", run_shapes}, {"groups", run_groups}, {"streams", run_streams}, {"extremes", run_extremes},
 #ifndef RUNG_EMULATE
                  {"graphs", run_graphs},
 #endif
-                 {"identities", run_identities}, {"sparse", run_sparses}, {"fp8", run_fp8_costs}};
+                 {"identities", run_identities}, {"sparse", run_sparses}, {"fp8", run_fp8_costs}, {"rotations", run_rotations}, {"planned", run_planned}};
     for (auto &p : PARTS)
         if (!part || strcmp(part, p.name) == 0) p.run(quick);
     printf("worst relative error of a case: F16 pages %.2e, FP8 pages %.2e\n", worst[0], worst[1]);
