@@ -149,7 +149,7 @@ void sched_finish(struct sched *s, struct list *from, struct seq *q, enum engine
     list_remove(from, q);
     give_pages_back(s, q);
     if (s->ahead.backend) ahead_ended(s, q);
-    if (how == ENGINE_FINISH_STOP) sched_answer_ended(s, q);
+    if (how != ENGINE_FINISH_CANCELLED) sched_answer_ended(s, q);
     if (!stopped) text_end(&q->text);
     else buf_clear(&q->text.shown);
     int64_t now = clock_mono_us(), admitted = q->admitted_us ? q->admitted_us : now;
