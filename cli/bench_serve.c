@@ -217,12 +217,16 @@ static void look(struct serve *s)
     if (st.pages_used > s->pages_most) s->pages_most = st.pages_used;
 }
 
-/* The first stream that may ask again, or NULL. Holds the lock. */
+/* A stream that may ask, those that never have before others; or NULL. Holds the lock. */
 static struct stream *free_stream(struct serve *s)
 {
-    for (int i = 0; i < s->o->streams && !all_started(s) && !s->error.code; i++)
-        if (s->stream[i].idle) return &s->stream[i];
-    return NULL;
+    struct stream *again = NULL;
+    for (int i = 0; i < s->o->streams && !all_started(s) && !s->error.code; i++) {
+        struct stream *q = &s->stream[i];
+        if (q->idle && q->first) return q;
+        if (q->idle && !again) again = q;
+    }
+    return again;
 }
 
 /* Ids are 1 … started. Holds no lock. */
