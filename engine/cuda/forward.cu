@@ -168,12 +168,12 @@ static void expert_block(struct way *w, struct cuda_layer *l, const struct join 
     if (!w->code) w->code = sum_experts(c->expert_y, c->pair_col + pairs, c->chosen_weight, cols, used, m->embedding, c->y, c->stream, w->e);
 }
 
-/* A long step that nobody wants any more ends: asked every few layers, when the device has come as far. */
+/* A step over a long prompt that nobody wants any more ends: asked every few layers, when the device has come as far. */
 static void ask_whether_wanted(struct way *w, int layer)
 {
-    enum { EVERY = 8, LONG = 64 };
+    enum { EVERY = 8, LONG = 256 }; /* columns beside those that decode */
     const struct batch *b = w->batch;
-    if (w->code || !b->abandoned || b->cols < LONG || layer % EVERY != EVERY - 1) return;
+    if (w->code || !b->abandoned || b->cols - b->runs < LONG || layer % EVERY != EVERY - 1) return;
     w->code = cuda_check(cudaStreamSynchronize(w->c->stream), "the step", w->e);
     if (!w->code && b->abandoned(b->ctx)) w->code = err_set(w->e, ERR_CANCELLED, "the step was abandoned");
 }
