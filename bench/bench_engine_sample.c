@@ -59,6 +59,7 @@ static double measure(const float *logits, const struct engine_sampling *how, bo
             if (!lists) (void)sample(&s, &in);
             else if (sample_list(&s, &in, &list[r]) < 0) {
                 unsettled++;
+                in.list = &list[r];
                 (void)sample(&s, &in);
             }
         }

@@ -1,4 +1,5 @@
 #include "cli/bench_draft.h"
+#include "cli/bench_serve.h"
 #include "cli/cli.h"
 
 #include "base/clock.h"
@@ -36,6 +37,12 @@ static const char HELP[] =
     "  --prompts FILE   a prompt a line, as chats; default: a few of our own\n"
     "  --temp T         temperature of the answers; default 0\n"
     "  --draft-always, --draft-kernels NAME    it guesses whether it pays or not; where it runs\n"
+    "  --streams N      instead: so many streams of requests, each a prompt of its own (-p, -n, -s, --temp count), through the scheduler\n"
+    "  --requests N     the run ends after so many\n"
+    "  --seconds N      or N seconds after the first; what runs then is cancelled\n"
+    "  --fresh          the first answers begin empty instead of half done, so that contexts are short at first\n"
+    "  --early          requests run as soon as their prompt fits, whatever comes: to measure what foresight brings\n"
+    "  --kv-bytes N     the KV cache's size; default: what all streams need, on a GPU what is left\n"
     "  -t N, --kernels NAME (auto, cpu, cuda, cuda:N, or a CPU's: scalar, avx2 …), --json\n";
 
 enum { LIST_MAX = 8, STREAMS_MAX = 1024, ROUNDS_MAX = 99, PAGE = 32 };
@@ -45,6 +52,7 @@ struct options {
     int prompt, tokens, depth, step, rounds, threads, sparse_pages, streams[LIST_MAX], streams_count;
     bool json, invariant;
     struct bench_draft draft;
+    struct bench_serve serve;
 };
 
 /* Where decoding begins. */
@@ -258,6 +266,34 @@ static int run_draft(const struct options *o)
     return code ? CLI_FAILED : CLI_OK;
 }
 
+static int run_serve(const struct options *o)
+{
+    struct bench_serve s = o->serve;
+    struct shaped shaped = {0};
+    struct device device;
+    struct err e = {0};
+    enum err_code code = o->model ? ERR_OK : device_find(&device, o->kernels, &e);
+    if (!code && o->shape) code = shaped_open(&shaped, o->shape, o->type, device.library != NULL, &e);
+    s.engine.path = o->model;
+    s.engine.gguf = shaped.gguf;
+    s.engine.kernels = o->kernels;
+    s.engine.threads = o->threads;
+    s.engine.kv = strcmp(o->kv, "q8_0") == 0 ? ENGINE_KV_Q8_0 : ENGINE_KV_F16;
+    s.engine.invariant = o->invariant;
+    s.engine.sparse_pages = o->sparse_pages;
+    s.engine.prefill_tokens = o->step;
+    s.name = o->model ? o->model : o->shape;
+    s.type = o->model ? "" : o->type;
+    s.prompt = o->prompt;
+    s.tokens = o->tokens;
+    s.temperature = o->draft.temperature;
+    s.json = o->json;
+    if (!code) code = bench_serve(&s, &e);
+    shaped_release(&shaped);
+    if (code) (void)fprintf(stderr, "rung bench: %s\n", e.msg);
+    return code ? CLI_FAILED : CLI_OK;
+}
+
 /* ---- options ---- */
 
 static bool number(const char *text, int min, int max, int *out)
@@ -284,7 +320,7 @@ static bool numbers(char *text, struct options *o)
 }
 
 enum { OPT_SHAPE = 256, OPT_TYPE, OPT_KERNELS, OPT_KV, OPT_INVARIANT, OPT_SPARSE, OPT_DRAFT, OPT_PROMPTS, OPT_TEMP, OPT_ALWAYS,
-       OPT_DRAFT_KERNELS, OPT_JSON, OPT_HELP };
+       OPT_DRAFT_KERNELS, OPT_STREAMS, OPT_REQUESTS, OPT_SECONDS, OPT_FRESH, OPT_EARLY, OPT_KV_BYTES, OPT_JSON, OPT_HELP };
 static const struct option OPTIONS[] = {{"shape", required_argument, NULL, OPT_SHAPE}, {"type", required_argument, NULL, OPT_TYPE},
                                         {"kernels", required_argument, NULL, OPT_KERNELS}, {"depth", required_argument, NULL, 'd'},
                                         {"kv", required_argument, NULL, OPT_KV}, {"invariant", no_argument, NULL, OPT_INVARIANT},
@@ -292,6 +328,9 @@ static const struct option OPTIONS[] = {{"shape", required_argument, NULL, OPT_S
                                         {"draft", required_argument, NULL, OPT_DRAFT}, {"prompts", required_argument, NULL, OPT_PROMPTS},
                                         {"temp", required_argument, NULL, OPT_TEMP}, {"draft-always", no_argument, NULL, OPT_ALWAYS},
                                         {"draft-kernels", required_argument, NULL, OPT_DRAFT_KERNELS},
+                                        {"streams", required_argument, NULL, OPT_STREAMS}, {"requests", required_argument, NULL, OPT_REQUESTS},
+                                        {"seconds", required_argument, NULL, OPT_SECONDS}, {"fresh", no_argument, NULL, OPT_FRESH},
+                                        {"early", no_argument, NULL, OPT_EARLY}, {"kv-bytes", required_argument, NULL, OPT_KV_BYTES},
                                         {"json", no_argument, NULL, OPT_JSON}, {"help", no_argument, NULL, OPT_HELP},
                                         {NULL, 0, NULL, 0}};
 
@@ -304,12 +343,45 @@ static bool temperature(const char *text, float *out)
     return false;
 }
 
+static bool seconds(const char *text, double *out)
+{
+    char *end;
+    *out = strtod(text, &end);
+    if (end != text && !*end && *out > 0 && *out <= 86400) return true;
+    (void)fprintf(stderr, "rung bench: '%s' is no time in seconds, above 0 and up to 86400\n", text);
+    return false;
+}
+
+static bool bytes(const char *text, int64_t *out)
+{
+    char *end;
+    long long v = strtoll(text, &end, 10);
+    *out = v;
+    if (end != text && !*end && v > 0) return true;
+    (void)fprintf(stderr, "rung bench: '%s' is no number of bytes\n", text);
+    return false;
+}
+
 static bool kv_type(const char *text, const char **out)
 {
     *out = text;
     if (strcmp(text, "f16") == 0 || strcmp(text, "q8_0") == 0) return true;
     (void)fprintf(stderr, "rung bench: --kv is f16 or q8_0, not '%s'\n", text);
     return false;
+}
+
+/* What --streams needs, and what needs it. */
+static bool serve_is_whole(const struct options *o)
+{
+    const struct bench_serve *s = &o->serve;
+    const char *what = NULL;
+    if (!s->streams) what = s->requests || s->seconds > 0 || s->fresh || s->engine.admit_early || s->engine.kv_bytes_max ? "--requests, --seconds, --fresh, --early and --kv-bytes need --streams" : NULL;
+    else if (o->draft.engine.draft) what = "--streams and --draft are two benches";
+    else if (!s->requests && !(s->seconds > 0)) what = "--streams needs --requests or --seconds";
+    else if (s->requests && s->requests < s->streams) what = "--requests must be as many as --streams at least";
+    else if (!o->prompt || !o->tokens) what = "--streams needs prompts (-p) and answers (-n) of one token at least";
+    if (what) (void)fprintf(stderr, "rung bench: %s\n", what);
+    return !what;
 }
 
 int cmd_bench(int argc, char **argv)
@@ -341,6 +413,12 @@ int cmd_bench(int argc, char **argv)
         case OPT_TEMP: good = temperature(optarg, &o.draft.temperature); break;
         case OPT_ALWAYS: o.draft.engine.draft_always = true; break;
         case OPT_DRAFT_KERNELS: o.draft.engine.draft_kernels = optarg; break;
+        case OPT_STREAMS: good = number(optarg, 1, STREAMS_MAX, &o.serve.streams); break;
+        case OPT_REQUESTS: good = number(optarg, 1, 1 << 30, &o.serve.requests); break;
+        case OPT_SECONDS: good = seconds(optarg, &o.serve.seconds); break;
+        case OPT_FRESH: o.serve.fresh = true; break;
+        case OPT_EARLY: o.serve.engine.admit_early = true; break;
+        case OPT_KV_BYTES: good = bytes(optarg, &o.serve.engine.kv_bytes_max); break;
         case OPT_JSON: o.json = true; break;
         case 'h':
         case OPT_HELP: (void)fputs(HELP, stdout); return CLI_OK;
@@ -356,5 +434,6 @@ int cmd_bench(int argc, char **argv)
         (void)fputs("rung bench: --draft needs -m FILE, a model that answers\n", stderr);
         return CLI_USAGE;
     }
-    return o.draft.engine.draft ? run_draft(&o) : run(&o);
+    if (!serve_is_whole(&o)) return CLI_USAGE;
+    return o.draft.engine.draft ? run_draft(&o) : o.serve.streams ? run_serve(&o) : run(&o);
 }

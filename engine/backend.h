@@ -47,7 +47,7 @@ struct batch_out { /* rows in the order of `want`; live until the next forward *
     const float *logits, *hidden; /* hidden: after the final norm. Rows of logits that need not be there hold anything */
     size_t logits_stride, hidden_stride;
     const struct logit_stats *stats; /* (wanted), or NULL: ask stats() */
-    const struct logit_list *lists;  /* (wanted) those that `inverse` asked for; else anything. Where the backend has row() */
+    const struct logit_list *lists;  /* (wanted) those that `inverse` asked for; else anything. Where the backend has rows() */
 };
 
 struct backend_options {
@@ -70,8 +70,9 @@ struct backend {
     /* ERR_CANCELLED: it was abandoned, and nothing of it counts. Other errors end all that runs. */
     ERR_CHECKED enum err_code (*forward)(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
     void (*stats)(struct backend *b, const float *logits, int n, struct logit_stats *out); /* NULL where every step brings them */
-    /* The whole of a row of the last step that came without. NULL where every row comes, and no list. Blocks. */
-    enum err_code (*row)(struct backend *b, int row, const float **logits, struct err *e);
+    /* Whole rows of the last step that came without, ascending, to their places in its `logits`. NULL where every row comes, and no
+     * list. Blocks. */
+    enum err_code (*rows)(struct backend *b, const int32_t *row, int count, struct err *e);
     /* Some tens of milliseconds of work that makes later steps faster; the second step does what is left of it. False:
      * nothing is. May be NULL. */
     bool (*settle)(struct backend *b);

@@ -6,7 +6,7 @@
 #include "engine/backend.h"
 
 /* Raised with every change of struct backend, backend_options, batch, batch_out, cuda_library or struct model. */
-enum { CUDA_ABI = 7 };
+enum { CUDA_ABI = 8 };
 
 struct cuda_device {
     char name[96], uuid[48]; /* uuid: "GPU-…" as NVML knows it */

@@ -39,8 +39,8 @@ static char *copy_string(struct gguf_string s)
 static char *name_of(const struct gguf *gguf, const char *path)
 {
     struct gguf_string s = gguf_str(gguf, "general.name");
-    const char *slash = strrchr(path, '/');
-    return s.data && s.len ? copy_string(s) : strdup(slash ? slash + 1 : path);
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    return s.data && s.len ? copy_string(s) : strdup(slash ? slash + 1 : path ? path : "");
 }
 
 /* The type that holds most elements; K-quant mixes are called by their common name where the file gives it. */
@@ -84,18 +84,18 @@ static enum err_code identify_and_tokenize(struct engine *g, struct err *e)
     return code;
 }
 
-static enum err_code read_file(struct engine *g, const char *path, int context_tokens, struct err *e)
+static enum err_code read_file(struct engine *g, const struct engine_options *o, struct err *e)
 {
-    struct gguf *gguf;
-    enum err_code code = gguf_open(&gguf, path, e);
+    struct gguf *gguf = o->gguf;
+    enum err_code code = gguf ? ERR_OK : gguf_open(&gguf, o->path, e);
     if (code) return code;
-    if ((code = model_open(&g->model, gguf, context_tokens, e))) {
+    if ((code = model_open(&g->model, gguf, o->context_tokens, e))) {
         gguf_close(gguf);
         return code;
     }
     if ((code = identify_and_tokenize(g, e))) return code;
     struct gguf_string chat = gguf_str(gguf, "tokenizer.chat_template");
-    g->name = name_of(gguf, path);
+    g->name = name_of(gguf, o->path);
     g->chat_source = copy_string(chat);
     quantization_of(gguf, g->quantization, sizeof g->quantization);
     /* A template that does not parse is told when it is asked for: the model can be used without. */
@@ -126,6 +126,7 @@ static struct sched_options sched_options_of(const struct engine *g, const struc
                                   .queue_max = or_else(o->queue_max, 64),
                                   .context_tokens = or_else(o->context_tokens, file),
                                   .prefill_tokens = or_else(o->prefill_tokens, gpu ? 2048 : 256),
+                                  .admit_early = o->admit_early,
                                   .draft_tokens = o->draft_tokens < 0 ? 0 : o->draft_tokens == 0 || o->draft_tokens > DRAFT_MAX ? DRAFT_MAX : o->draft_tokens};
 }
 
@@ -211,17 +212,20 @@ static enum err_code start(struct engine *g, const struct engine_options *o, str
     enum err_code code = check_options(o, &why);
     if (!code) code = device_find(&g->device, o->kernels, &why);
     if (!code) code = start_on_device(g, o, &why);
-    if (code && g->device.library && device_fall_back(&g->device, &why)) code = start_on_device(g, o, &why);
+    if (code && g->device.library && !g->model->random && device_fall_back(&g->device, &why)) code = start_on_device(g, o, &why);
     if (code && e) *e = why;
     return code;
 }
 
 enum err_code engine_open(struct engine **out, const struct engine_options *options, struct err *e)
 {
-    if (!options->path) return err_set(e, ERR_INVALID, "no model file was named");
+    if (!options->path && !options->gguf) return err_set(e, ERR_INVALID, "no model file was named");
     struct engine *g = calloc(1, sizeof *g);
-    if (!g) return err_set(e, ERR_MEMORY, "no memory for an engine");
-    enum err_code code = read_file(g, options->path, options->context_tokens, e);
+    if (!g) {
+        gguf_close(options->gguf);
+        return err_set(e, ERR_MEMORY, "no memory for an engine");
+    }
+    enum err_code code = read_file(g, options, e);
     if (!code && tokenizer_vocabulary(g->tokenizer) > g->model->vocabulary)
         code = err_set(e, ERR_CORRUPT, "the tokenizer knows %d tokens, the model's tensors %d", tokenizer_vocabulary(g->tokenizer),
                        g->model->vocabulary);

@@ -19,11 +19,13 @@
 #include <stdint.h>
 
 struct engine;
+struct gguf;
 
 enum engine_kv { ENGINE_KV_F16, ENGINE_KV_Q8_0 /* on a GPU: E4M3 */ };
 
 struct engine_options {
     const char *path;      /* GGUF file; the first part of a split one */
+    struct gguf *gguf;     /* NULL, or instead of `path` one that is open: the engine's from the call on, also where that fails */
     const char *kernels;   /* NULL or "auto": a GPU where the model fits one, else the CPU's best; "cuda" or "cuda:N": that GPU;
                               "cpu": the CPU's best; "scalar", "avx2", "avx512", "neon": those */
     int threads;           /* 0: the physical cores */
@@ -38,6 +40,7 @@ struct engine_options {
                               change then); NULL: none */
     const char *draft_kernels; /* where it runs; NULL: as `kernels` */
     bool draft_always;     /* it guesses whether it pays or not: for tests and to measure */
+    bool admit_early;      /* a request runs as soon as there are pages for its prompt, whatever comes: for tests and to measure */
     enum engine_kv kv;     /* Q8_0: about half the memory of F16, a little less exact; as batch-invariant */
     bool invariant;        /* on a GPU: a stream does not depend on what runs beside it, as on a CPU; slower */
     int sparse_pages;      /* on a GPU: decoding reads at most so many KV pages of the past, the likeliest; 0: all of them */

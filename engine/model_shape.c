@@ -181,13 +181,38 @@ static void add_layer(struct writer *w, const struct shape *s, enum gguf_type ty
     }
 }
 
-static void write_head(struct writer *w, const struct shape *s, enum gguf_type type, bool mixed)
+static void add_text(struct writer *w, const char *key, const char *value)
 {
     const uint32_t string = 8;
-    add_string(&w->head, "general.architecture");
+    add_string(&w->head, key);
     (void)buf_add(&w->head, &string, 4);
-    add_string(&w->head, s->arch);
-    w->keys = 1;
+    add_string(&w->head, value);
+    w->keys++;
+}
+
+/* So that an engine can use it: a word for each token. */
+static void add_tokens(struct writer *w, const struct shape *s)
+{
+    const uint32_t array = 9, string = 8;
+    uint64_t count = (uint64_t)s->vocabulary;
+    add_text(w, "tokenizer.ggml.model", "llama");
+    add_string(&w->head, "tokenizer.ggml.tokens");
+    (void)buf_add(&w->head, &array, 4);
+    (void)buf_add(&w->head, &string, 4);
+    (void)buf_add(&w->head, &count, 8);
+    for (int i = 0; i < s->vocabulary; i++) {
+        char word[16];
+        (void)snprintf(word, sizeof word, "\xE2\x96\x81t%d", i); /* a space, as such files write it */
+        add_string(&w->head, word);
+    }
+    w->keys++;
+}
+
+static void write_head(struct writer *w, const struct shape *s, enum gguf_type type, bool mixed)
+{
+    add_text(w, "general.architecture", s->arch);
+    add_text(w, "general.name", s->name);
+    add_tokens(w, s);
     add_int(w, s, "embedding_length", s->embedding);
     add_int(w, s, "block_count", s->layers);
     add_int(w, s, "attention.head_count", s->heads);
@@ -339,7 +364,7 @@ enum err_code shaped_open(struct shaped *out, const char *shape, const char *typ
     for (int i = 0; i < SHAPES_COUNT; i++)
         if (strcmp(SHAPES[i].name, shape) == 0) s = &SHAPES[i];
     if (!s || !parse_type(type_name, &type, &mixed)) return unknown(shape, type_name, e);
-    struct writer w = {.head = BUF_INIT(1 << 20), .table = BUF_INIT(1 << 20), .own_names = {BUF_INIT(1 << 20), BUF_INIT(1 << 20)}};
+    struct writer w = {.head = BUF_INIT(8 << 20), .table = BUF_INIT(1 << 20), .own_names = {BUF_INIT(1 << 20), BUF_INIT(1 << 20)}};
     write_head(&w, s, type, mixed);
     enum err_code code = place(out, &w, on_gpu, e);
     buf_release(&w.head);

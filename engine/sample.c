@@ -302,7 +302,8 @@ int32_t sample(struct sampler *s, const struct sample_input *in)
     float inverse = sample_inverse(h);
     struct logit_list list;
     bool helps = sample_list_helps(h);
-    sample_make_list(s, logits, 0, helps ? LOGIT_LIST_MAX : 1, &list);
+    if (in->list && logits == in->logits) list = *in->list;
+    else sample_make_list(s, logits, 0, helps ? LOGIT_LIST_MAX : 1, &list);
     if (list.count == 0) return 0;
     struct logit_at best = list.top[0];
     if (!isfinite(best.logit)) return best.id;
@@ -437,13 +438,37 @@ static void change_list(struct sampler *s, const struct sample_input *in, struct
     }
 }
 
+/* Where nothing is cut, candidates are weighed only up to the one that the draw falls on, whatever the sum is within its bounds; -1: that
+ * does not decide. */
+static int32_t draw_early(const struct sample_input *in, const struct logit_list *list, float inverse)
+{
+    double u = sample_uniform(in->how->seed, (uint64_t)in->choice, (uint64_t)in->index), so_far = 0;
+    for (int i = 0; i < list->count; i++) {
+        float w = weight_of(list->top[i].logit, list->top[0].logit, inverse);
+        if (!(w >= LIGHTEST)) return -1;
+        so_far += (double)w;
+        if (so_far > u * list->sum * (1 - SLACK)) return so_far > u * list->sum * (1 + SLACK) ? list->top[i].id : -1;
+    }
+    return -1;
+}
+
 int32_t sample_list(struct sampler *s, const struct sample_input *in, const struct logit_list *list)
 {
     const struct engine_sampling *h = in->how;
     struct changing g = {.c = s->candidates, .n = list->count, .inverse = sample_inverse(h), .all = list->count < LOGIT_LIST_MAX,
                          .lowers = only_lowers(h)};
-    if (g.n == 0 || !isfinite(list->top[0].logit) || !sample_list_helps(h)) return -1;
+    if (g.n < 1 || !isfinite(list->top[0].logit) || !sample_list_helps(h)) return -1;
+    bool plain = !in->mask && !changes(h);
+    if (plain && greedy(h)) return list->top[0].id;
+    if (plain && uncut(h)) {
+        int32_t id = draw_early(in, list, g.inverse);
+        if (id >= 0) return id;
+    }
     memcpy(g.c, list->top, (size_t)g.n * sizeof *g.c);
+    if (plain) {
+        weigh(g.c, g.n, g.inverse);
+        return finish(in, g.c, g.n, g.all, list->sum * (1 - SLACK), list->sum * (1 + SLACK));
+    }
     g.edge = g.c[g.n - 1];
     if (!greedy(h) && !g.all) {
         double held = 0;
@@ -451,7 +476,7 @@ int32_t sample_list(struct sampler *s, const struct sample_input *in, const stru
         g.low = fmax(list->sum * (1 - SLACK) - held, 0);
         g.high = list->sum * (1 + SLACK) - held;
     }
-    if (in->mask || changes(h)) change_list(s, in, &g);
+    change_list(s, in, &g);
     if (g.lost || g.n == 0 || !isfinite(g.c[0].logit)) return -1;
     if (greedy(h)) return g.c[0].id;
     if (!(g.high < INFINITY)) return -1;

@@ -27,6 +27,7 @@ void sampler_release(struct sampler *s);
 
 struct sample_input {
     const float *logits; /* (vocabulary) */
+    const struct logit_list *list; /* NULL, or the row's own top, LOGIT_LIST_MAX of it */
     const struct engine_sampling *how;
     int choice, index;
     const int32_t *tokens; /* the sequence so far: prompt, then what was generated */

@@ -1,8 +1,8 @@
 /* The scheduler's thread turns queued requests into steps of the backend:
  *
- *   submit ─► inbox ─► queue ─(a slot and pages are free; fair between users)─► running ─► done
- *                        ▲                                                        │
- *                        └────────────── preempted: pages ran out ◄───────────────┘
+ *   submit ─► inbox ─► queue ─(a slot is free and pages will be; fair between users)─► running ─► done
+ *                        ▲                                                              │
+ *                        └───────────────── preempted: pages ran out ◄──────────────────┘
  *
  * One step holds a column for each decoding sequence first, then chunks of prompts, oldest first, up to the token
  * budget. Before it, tokens are guessed (sched_draft.h, sched_ahead.h). What a sequence has computed is entered page
@@ -92,7 +92,7 @@ static void publish(struct sched *s)
 static void give_pages_back(struct sched *s, struct seq *q)
 {
     while (q->page_count > 0) pages_drop(s->pages, q->pages[--q->page_count]);
-    q->entered = q->computed = 0;
+    q->entered = q->computed = q->shared = 0;
     if (s->ahead.backend) ahead_leave(s, q);
 }
 
@@ -105,6 +105,7 @@ static void match_prefix(struct sched *s, struct seq *q)
     while ((q->page_count + 1) * size <= most) {
         int32_t page = pages_find(s->pages, before, q->tokens + q->page_count * size);
         if (page < 0) break;
+        q->shared += pages_holders(s->pages, page) > 0;
         pages_hold(s->pages, page);
         q->pages[q->page_count++] = before = page;
     }
@@ -148,6 +149,7 @@ void sched_finish(struct sched *s, struct list *from, struct seq *q, enum engine
     list_remove(from, q);
     give_pages_back(s, q);
     if (s->ahead.backend) ahead_ended(s, q);
+    if (how != ENGINE_FINISH_CANCELLED) sched_answer_ended(s, q);
     if (!stopped) text_end(&q->text);
     else buf_clear(&q->text.shown);
     int64_t now = clock_mono_us(), admitted = q->admitted_us ? q->admitted_us : now;
@@ -220,22 +222,34 @@ static bool catch_up(struct sched *s, struct seq *q)
     return false;
 }
 
+/* Those that ran before keep their place: the oldest is never preempted, so that it ends. Newcomers have no age yet: last. */
+static void push_by_age(struct list *l, struct seq *q)
+{
+    struct seq *before = NULL;
+    for (struct seq *at = l->first; q->admitted_us && at && at->admitted_us <= q->admitted_us; at = at->next) before = at;
+    if (!q->admitted_us || before == l->last) list_push(l, q);
+    else if (!before) list_push_front(l, q);
+    else {
+        q->next = before->next;
+        before->next = q;
+        l->count++;
+    }
+}
+
 static void admit(struct sched *s)
 {
     while (s->queue.first && s->running.count < s->options.slots_max) {
         struct seq *q = next_in_queue(s);
-        int size = s->backend->page_tokens, need = (q->count + size) / size;
-        int free_pages = pages_total(s->pages) - pages_held(s->pages);
-        if (s->running.count && need > free_pages) {
-            match_prefix(s, q); /* it may find most of them held already */
-            need -= q->page_count;
-            give_pages_back(s, q);
-            if (need > free_pages) return;
-        }
-        list_remove(&s->queue, q);
-        list_push(&s->running, q);
         bool first = !q->admitted_us;
+        list_remove(&s->queue, q);
+        push_by_age(&s->running, q);
         match_prefix(s, q);
+        if (s->running.count > 1 && !sched_fits(s, q)) {
+            list_remove(&s->running, q);
+            give_pages_back(s, q);
+            list_push_front(&s->queue, q);
+            return;
+        }
         if (first) {
             q->admitted_us = clock_mono_us();
             count_prompt(s, q);
@@ -245,7 +259,7 @@ static void admit(struct sched *s)
     }
 }
 
-/* The youngest running sequence goes back to the head of the queue. */
+/* The youngest running sequence, by its first admission, goes back to the head of the queue. */
 void sched_preempt(struct sched *s)
 {
     struct seq *q = s->running.last;
@@ -377,14 +391,19 @@ static enum err_code take_memory(struct sched *s, struct err *e)
     s->want = malloc((size_t)sched_wanted_max(o) * sizeof *s->want);
     s->need_logits = malloc((size_t)sched_wanted_max(o));
     s->inverse = malloc((size_t)sched_wanted_max(o) * sizeof *s->inverse);
+    s->drawn = malloc((size_t)sched_wanted_max(o) * sizeof *s->drawn);
+    s->whole = calloc((size_t)sched_wanted_max(o), sizeof *s->whole);
+    s->fetch = malloc(slots * sizeof *s->fetch);
+    s->fetch_of = malloc(slots * sizeof(struct seq *));
     s->runs = malloc(slots * sizeof *s->runs);
+    s->future = malloc(slots * sizeof *s->future);
     s->of_run = malloc(slots * sizeof(struct seq *));
     int vocabulary = o->draft && o->draft_model->vocabulary > s->model->vocabulary ? o->draft_model->vocabulary : s->model->vocabulary;
     s->mask_words = ((size_t)vocabulary + 31) / 32;
     s->mask = malloc(s->mask_words * sizeof *s->mask);
     /* Preempted sequences wait in the queue beside those that queue_max counts. */
     s->live = malloc((slots * 2 + (size_t)o->queue_max) * sizeof(struct seq *));
-    if (!s->tokens || !s->want || !s->need_logits || !s->inverse || !s->runs || !s->of_run || !s->mask || !s->live)
+    if (!s->tokens || !s->want || !s->need_logits || !s->inverse || !s->drawn || !s->whole || !s->fetch || !s->fetch_of || !s->runs || !s->future || !s->of_run || !s->mask || !s->live)
         return err_set(e, ERR_MEMORY, "no memory for the scheduler");
     enum err_code code = sampler_init(&s->sampler, s->model->vocabulary, e);
     if (!code && o->draft) code = ahead_open(&s->ahead, o->draft, o->draft_model, o->draft_pages, o->prefill_tokens, e);
@@ -400,7 +419,13 @@ static void release(struct sched *s)
     free(s->want);
     free(s->need_logits);
     free(s->inverse);
+    free(s->drawn);
+    free(s->whole);
+    free(s->fetch);
+    free(s->fetch_of);
+    sched_close_drawers(s);
     free(s->runs);
+    free(s->future);
     free(s->of_run);
     free(s->mask);
     free(s->live);
@@ -418,6 +443,7 @@ enum err_code sched_open(struct sched **out, struct backend *backend, const stru
     s->model = model;
     s->tokenizer = tokenizer;
     s->options = *options;
+    s->answer_tokens = SCHED_ANSWER_FIRST;
     (void)pthread_mutex_init(&s->lock, NULL);
     s->settled = backend->settle == NULL;
     pthread_condattr_t monotonic;

@@ -12,6 +12,7 @@ struct sched_options {
     const struct model *draft_model;
     int draft_pages;
     bool draft_always;     /* whether it pays or not */
+    bool admit_early;      /* see engine_options */
 };
 /* What the backend must take in one step. */
 int sched_cols_max(const struct sched_options *o);

@@ -243,7 +243,7 @@ static bool take_guess(struct sched *s, struct seq *q, const struct batch_out *o
 {
     struct ahead_model *a = &s->ahead;
     struct ahead *h = &q->ahead;
-    struct row r = {.logits = out->logits + (size_t)row * out->logits_stride};
+    struct row r = {.logits = out->logits + (size_t)row * out->logits_stride, .whole = true, .drawn = -1};
     if (out->stats) r.st = out->stats[row];
     else a->backend->stats(a->backend, r.logits, a->model->vocabulary, &r.st);
     int32_t id;

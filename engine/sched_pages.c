@@ -6,15 +6,16 @@
 
 struct page {
     int holders, children;
-    bool cached;
+    bool cached, leaf;   /* leaf: cached, held by none, before none: in the list of those that may be evicted */
     int32_t before;      /* cached: the page before, or -1 */
+    int32_t older, newer; /* leaf: its neighbours in that list, -1: none */
     int32_t next;        /* cached: the bucket's chain; free: the free list */
     uint64_t used;       /* tick of the last use */
 };
 
 struct pages {
     int count, page_tokens, held, cached;
-    int32_t free_list;
+    int32_t free_list, oldest, newest; /* oldest, newest: of the leaves by their last use; -1: there are none */
     uint64_t tick;
     uint32_t mask;
     struct page *page;  /* (count) */
@@ -28,7 +29,7 @@ enum err_code pages_open(struct pages **out, int count, int page_tokens, struct 
     uint32_t buckets = 16;
     while (buckets < (uint32_t)count * 2) buckets *= 2;
     if (p) {
-        *p = (struct pages){.count = count, .page_tokens = page_tokens, .mask = buckets - 1};
+        *p = (struct pages){.count = count, .page_tokens = page_tokens, .mask = buckets - 1, .oldest = -1, .newest = -1};
         p->page = calloc((size_t)count, sizeof *p->page);
         p->tokens = calloc((size_t)count * (size_t)page_tokens, sizeof *p->tokens);
         p->buckets = malloc(buckets * sizeof *p->buckets);
@@ -67,26 +68,65 @@ static int32_t *tokens_of(const struct pages *p, int32_t page)
     return p->tokens + (size_t)page * (size_t)p->page_tokens;
 }
 
+/* ---- the leaves, by their last use ---- */
+
+static void leave(struct pages *p, int32_t page)
+{
+    struct page *it = &p->page[page];
+    if (!it->leaf) return;
+    it->leaf = false;
+    if (it->older >= 0) p->page[it->older].newer = it->newer;
+    else p->oldest = it->newer;
+    if (it->newer >= 0) p->page[it->newer].older = it->older;
+    else p->newest = it->older;
+}
+
+/* Behind those that were used before it. Either it has just been used, or its last child, which was used before it, was the oldest: so
+ * its place is looked for from the nearer end. */
+static void join_leaves(struct pages *p, int32_t page)
+{
+    struct page *it = &p->page[page];
+    if (!it->cached || it->holders || it->children || it->leaf) return;
+    int32_t older = p->newest, newer = p->oldest;
+    if (older >= 0 && p->page[older].used > it->used) {
+        while (newer >= 0 && p->page[newer].used < it->used) newer = p->page[newer].newer;
+        older = newer >= 0 ? p->page[newer].older : p->newest;
+    } else newer = -1;
+    it->leaf = true;
+    it->older = older;
+    it->newer = newer;
+    if (older >= 0) p->page[older].newer = page;
+    else p->oldest = page;
+    if (newer >= 0) p->page[newer].older = page;
+    else p->newest = page;
+}
+
+static void use(struct pages *p, int32_t page)
+{
+    bool leaf = p->page[page].leaf;
+    leave(p, page);
+    p->page[page].used = ++p->tick;
+    if (leaf) join_leaves(p, page);
+}
+
 static void uncache(struct pages *p, int32_t page)
 {
     struct page *it = &p->page[page];
     int32_t *link = &p->buckets[bucket_of(p, it->before, tokens_of(p, page))];
     while (*link != page) link = &p->page[*link].next;
     *link = it->next;
-    if (it->before >= 0) p->page[it->before].children--;
+    leave(p, page);
     it->cached = false;
     p->cached--;
+    if (it->before < 0) return;
+    p->page[it->before].children--;
+    join_leaves(p, it->before);
 }
 
 /* A page no one holds is a leaf or has only unheld descendants, so there is always a leaf to evict. */
 static int32_t evict(struct pages *p)
 {
-    int32_t oldest = -1;
-    for (int32_t i = 0; i < p->count; i++) {
-        const struct page *it = &p->page[i];
-        if (!it->cached || it->holders || it->children) continue;
-        if (oldest < 0 || it->used < p->page[oldest].used) oldest = i;
-    }
+    int32_t oldest = p->oldest;
     if (oldest >= 0) uncache(p, oldest);
     return oldest;
 }
@@ -106,6 +146,7 @@ void pages_hold(struct pages *p, int32_t page)
 {
     struct page *it = &p->page[page];
     if (it->holders++) return;
+    leave(p, page);
     p->held++;
     if (it->cached) p->cached--;
 }
@@ -114,11 +155,12 @@ void pages_drop(struct pages *p, int32_t page)
 {
     struct page *it = &p->page[page];
     assert(it->holders > 0);
-    it->used = ++p->tick;
+    use(p, page);
     if (--it->holders) return;
     p->held--;
     if (it->cached) {
         p->cached++;
+        join_leaves(p, page);
         return;
     }
     it->next = p->free_list;
@@ -131,7 +173,7 @@ int32_t pages_find(struct pages *p, int32_t before, const int32_t *tokens)
     for (; at >= 0; at = p->page[at].next) {
         if (p->page[at].before != before) continue;
         if (memcmp(tokens_of(p, at), tokens, (size_t)p->page_tokens * sizeof *tokens) != 0) continue;
-        p->page[at].used = ++p->tick;
+        use(p, at);
         return at;
     }
     return -1;
@@ -151,11 +193,18 @@ int32_t pages_enter(struct pages *p, int32_t before, int32_t page, const int32_t
     memcpy(tokens_of(p, page), tokens, (size_t)p->page_tokens * sizeof *tokens);
     it->cached = true;
     it->before = before;
-    it->used = ++p->tick;
+    use(p, page);
     it->next = *bucket;
     *bucket = page;
-    if (before >= 0) p->page[before].children++;
+    if (before < 0) return page;
+    leave(p, before);
+    p->page[before].children++;
     return page;
+}
+
+int pages_holders(const struct pages *p, int32_t page)
+{
+    return p->page[page].holders;
 }
 
 int pages_total(const struct pages *p)

@@ -27,6 +27,8 @@ int32_t pages_find(struct pages *p, int32_t before, const int32_t *tokens);
  * with the same content where there is one (held for the caller; `page` is dropped), else `page`. */
 int32_t pages_enter(struct pages *p, int32_t before, int32_t page, const int32_t *tokens);
 
+/* By how many a page is held. */
+int pages_holders(const struct pages *p, int32_t page);
 int pages_total(const struct pages *p);
 int pages_held(const struct pages *p);   /* by sequences */
 int pages_cached(const struct pages *p); /* kept for reuse, held by none */

@@ -31,6 +31,7 @@ struct seq {
     int32_t *pages;  /* (page_count) held */
     int page_count, pages_max;
     int entered;     /* pages that stand in the prefix cache */
+    int shared;      /* of its pages, found at admission with another sequence that held them */
     int computed;    /* positions whose K and V lie in the pages */
     int cached;      /* of the prompt, from the prefix cache at first admission */
     int first_want, last_want; /* this step's rows among the wanted; -1: none */

@@ -60,7 +60,7 @@ static bool reads_logits(const struct seq *q)
  * statistics are of use. */
 static void want_row(struct sched *s, struct plan *p, int col, const struct seq *q)
 {
-    bool reads = q && reads_logits(q), list = reads && s->backend->row && sample_list_helps(&q->sampling);
+    bool reads = q && reads_logits(q), list = reads && s->backend->rows && sample_list_helps(&q->sampling);
     s->need_logits[p->batch.wanted] = reads && !list;
     s->inverse[p->batch.wanted] = list ? sample_inverse(&q->sampling) : 0;
     s->want[p->batch.wanted++] = col;
@@ -182,31 +182,9 @@ static void tell_prefill(struct sched *s, struct seq *q, const struct batch_out 
     q->sink.on_prefill(q->sink.ctx, q->id, &p);
 }
 
-enum err_code sched_choose(struct sched *s, const struct seq *q, struct sampler *sampler, struct row *r, uint64_t state, int count,
-                           int32_t *id, struct err *e)
-{
-    *id = r->st.best;
-    if (!q->constraint.mask && sample_takes_best(&q->sampling)) return ERR_OK;
-    struct sample_input in = {.how = &q->sampling, .choice = q->choice, .index = count - q->prompt_count, .tokens = q->tokens,
-                              .count = count, .prompt_count = q->prompt_count};
-    if (q->constraint.mask) {
-        memset(s->mask, 0xff, s->mask_words * sizeof *s->mask);
-        q->constraint.mask(q->constraint.ctx, state, s->mask);
-        const int32_t *best = q->constraint.if_best;
-        if (best && *best >= 0 && *best != r->st.best) s->mask[*best / 32] &= ~(1u << (*best % 32));
-        in.mask = s->mask;
-    }
-    if (r->list && (*id = sample_list(sampler, &in, r->list)) >= 0) return ERR_OK;
-    enum err_code code = r->logits ? ERR_OK : s->backend->row(s->backend, r->index, &r->logits, e);
-    if (code) return code;
-    in.logits = r->logits;
-    *id = sample(sampler, &in);
-    return ERR_OK;
-}
-
 static float logit_of(const struct row *r, int32_t id)
 {
-    if (r->logits) return r->logits[id];
+    if (r->whole) return r->logits[id];
     int at = 0;
     while (r->list->top[at].id != id) at++; /* it was chosen from there */
     return r->list->top[at].logit;
@@ -216,7 +194,7 @@ static void tell_token(struct sched *s, struct seq *q, int32_t id, const char *b
 {
     struct engine_alternative top[20] = {0};
     const struct logit_stats *st = &r->st;
-    if (q->top_logprobs && r->logits) sample_top(r->logits, s->model->vocabulary, st->logsum, top, q->top_logprobs);
+    if (q->top_logprobs && r->whole) sample_top(r->logits, s->model->vocabulary, st->logsum, top, q->top_logprobs);
     else if (q->top_logprobs) sample_top_of(r->list, st->logsum, top, q->top_logprobs);
     struct engine_token t = {.index = q->told++,
                              .id = id,
@@ -255,12 +233,6 @@ static bool generate(struct sched *s, struct seq *q, int32_t id, const struct ro
     return false;
 }
 
-static void stats_of(struct sched *s, const struct batch_out *out, int row, struct logit_stats *st)
-{
-    if (out->stats) *st = out->stats[row];
-    else s->backend->stats(s->backend, out->logits + (size_t)row * out->logits_stride, s->model->vocabulary, st);
-}
-
 /* Tokens from the logits of the last position, and of the guesses after it for as long as they are what was chosen. */
 static void generate_all(struct sched *s, struct seq *q, const struct batch_out *out, struct logit_stats *st)
 {
@@ -268,10 +240,9 @@ static void generate_all(struct sched *s, struct seq *q, const struct batch_out 
     if (q->ahead.from_model) s->stats.draft_guessed_tokens += q->guessed;
     for (int i = 0;; i++) {
         int row = q->last_want + i;
-        if (i > 0 || q->last_want != q->first_want) stats_of(s, out, row, st);
-        struct row r = {.index = row, .st = *st};
-        if (s->inverse[row] > 0) r.list = &out->lists[row];
-        else r.logits = out->logits + (size_t)row * out->logits_stride;
+        if (i > 0 || q->last_want != q->first_want) sched_row_stats(s, out, row, st);
+        struct row r = sched_row(s, out, row);
+        r.st = *st;
         int32_t id, foretold = ahead_foretold(q, i);
         struct err e = {0};
         if (sched_choose(s, q, &s->sampler, &r, q->constraint_state, q->count, &id, &e) != ERR_OK) {
@@ -296,7 +267,7 @@ static void take_results(struct sched *s, struct seq *q, const struct batch_run 
     sched_enter_pages(s, q);
     if (q->first_want < 0) return;
     struct logit_stats st;
-    stats_of(s, out, q->first_want, &st);
+    sched_row_stats(s, out, q->first_want, &st);
     if (!q->prefilled) tell_prefill(s, q, out, &st);
     if (q->last_want < 0) return;
     generate_all(s, q, out, &st);
@@ -339,6 +310,7 @@ void sched_step(struct sched *s)
     s->stats.steps++;
     s->stats.batch_last = p.batch.cols;
     int64_t before = s->stats.completion_tokens;
+    sched_draw(s, &p.batch, &out);
     for (int r = 0; r < p.batch.runs; r++) take_results(s, s->of_run[r], &s->runs[r], &out);
     if (p.decodes) count_rate(s, s->decode, (double)(s->stats.completion_tokens - before), seconds * decodes / cols);
 }

@@ -3,13 +3,14 @@
  *
  *   bench_attention          everything
  *   bench_attention decode   one step of many streams alone
+ *   bench_attention place    K, V and Q made ready, alone
  *   bench_attention 64 1 2048 fp8   one figure: streams, columns of each, positions, pages
  *
  * A figure is the time of whole attention_run calls (placing, sums, joining), captured in a graph that goes over so many
  * layers of a cache that none is found in the second-level cache again. */
 #include "engine/cuda/attend_ptx.cuh"
+#include "engine/cuda/attention_private.cuh"
 #include "tests/cuda/must.cuh"
-#include "engine/cuda/cuda.cuh"
 
 #include <math.h>
 #include <stdio.h>
@@ -282,6 +283,35 @@ static void decode_row(struct shape shape, int runs, int count, int context, boo
     step_close(&s);
 }
 
+/* Runs of `count` columns each, every layer's K, V and Q made ready; and the whole of attention with a plan for each layer or one for all. */
+static void place_row(struct shape shape, int runs, int count, int context)
+{
+    struct step s;
+    step_open(&s, shape, runs, count, context, false, 0, 0, 0);
+    struct planner planner = {};
+    int cols = runs * count, n = shape.head_dim;
+    double bytes = (double)cols * (s.ldqkv * 4 + shape.heads * n * 2 + shape.kv_heads * n * (shape.fp8 ? 2 : 4)), whole[2];
+    for (int planned = 0; planned < 2; planned++) {
+        begin_capture();
+        for (int i = 0; i < s.kv.layers; i++) {
+            s.layer.planned = planned && i;
+            run_layer(&s, i);
+        }
+        whole[planned] = time_captured() / s.kv.layers;
+    }
+    begin_capture();
+    for (int i = 0; i < s.kv.layers; i++) {
+        s.layer.layer = i;
+        s.layer.planned = true;
+        struct attention_call call = {s.layer, s.kv, s.columns, s.attention->q, (uint16_t *)s.out, false, shape.heads / shape.kv_heads};
+        MUST(place_launch(s.attention, &call, &planner, s.qkv, s.ldqkv, stream));
+    }
+    double t = time_captured() / s.kv.layers;
+    printf("place   %3d x %4d, %2d/%d heads of %3d, %s: %6.1f us  %5.0f GB/s; attention to %d with it %6.1f us, %6.1f with a plan a layer\n", runs, count,
+           shape.heads, shape.kv_heads, n, shape.fp8 ? "fp8" : "f16", t * 1e6, bytes / t / 1e9, context, whole[1] * 1e6, whole[0] * 1e6);
+    step_close(&s);
+}
+
 static void prefill_row(struct shape shape, int count, int context)
 {
     struct step s;
@@ -394,6 +424,11 @@ int main(int argc, char **argv)
         decode_row(strcmp(argv[4], "fp8") == 0 ? large8 : large, atoi(argv[1]), atoi(argv[2]), atoi(argv[3]), false, 0);
         return 0;
     }
+    static const int PLACED[][3] = {{16, 1, 1152}, {160, 1, 128}, {160, 1, 1152}, {288, 1, 1152}, {1, 128, 128}, {1, 2048, 2048}};
+    for (const int *r : PLACED)
+        for (int fp8 = 0; fp8 < 2; fp8++) place_row(fp8 ? large8 : large, r[0], r[1], r[2]);
+    place_row(small, 160, 1, 1152);
+    if (argc > 1 && strcmp(argv[1], "place") == 0) return 0;
     static const int STREAMS[][4] = {/* streams, columns of each, positions, mixed */
                                      {1, 1, 32},     {1, 1, 2048},   {1, 1, 8192},   {1, 1, 32768},     {1, 1, 131072}, {1, 4, 32768},
                                      {1, 8, 32768},  {1, 32, 8192},  {8, 1, 128},    {8, 1, 2048},      {8, 1, 8192},   {64, 1, 32},

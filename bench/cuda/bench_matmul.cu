@@ -364,10 +364,10 @@ static void fp8wide_line(struct rotation *r, int cols)
 static void fp8wide(void)
 {
     static const int shapes[][2] = {{10240, 8192}, {8192, 8192}, {44032, 8192}, {8192, 22016}, {22016, 8192}};
-    static const int cols[] = {24, 32, 64, 96, 128, 160, 192, 256, 384, 512};
+    static const int cols[] = {24, 32, 64, 96, 128, 160, 192, 256, 288, 320, 384, 416, 512};
     for (int i = 0; i < 5 && matmul_has_wide8(m); i++) {
         struct rotation r = rotation_new(&KINDS[1], shapes[i][0], shapes[i][1]);
-        for (int c = 0; c < 10; c++) {
+        for (int c = 0; c < 13; c++) {
             if (only_cols && only_cols != cols[c]) continue;
             fp8wide_line(&r, cols[c]);
             (void)fflush(stdout);

@@ -159,7 +159,7 @@ void attention_close(struct attention *a)
 /* ---- a step ---- */
 
 static enum err_code check_call(const struct attention *a, const struct attention_layer *l, const struct kv_cache *kv,
-                                const struct columns *c, enum form form, struct err *e)
+                                const struct columns *c, int64_t ldqkv, enum form form, struct err *e)
 {
     const struct attention_options *o = &a->options;
     if (l->heads != o->heads || l->kv_heads != o->kv_heads || l->head_dim != o->head_dim || kv->kv_heads != o->kv_heads ||
@@ -171,6 +171,7 @@ static enum err_code check_call(const struct attention *a, const struct attentio
     if (c->cols < 1 || c->cols > o->cols_max || c->runs < 1 || c->runs > c->cols || c->context_max < 1 || c->context_max > o->context_max)
         return err_set(e, ERR_INVALID, "attention: %d columns of %d runs over %d positions; opened for %d columns over %d", c->cols, c->runs,
                        c->context_max, o->cols_max, o->context_max);
+    if (ldqkv % 4) return err_set(e, ERR_INVALID, "attention: rows of %lld floats; multiples of 4 are wanted", (long long)ldqkv);
     if (form == FORM_E4M3) return err_set(e, ERR_INVALID, "attention: its output is F16 or BF16");
     if (l->sparse_pages > 0 && (l->layer >= o->layers || kv->pages > o->pages || !decode_has(o->head_dim)))
         return err_set(e, ERR_UNSUPPORTED, "attention: sparse in layer %d, %d pages, heads of %d; opened for %d layers, %d pages", l->layer,
@@ -231,7 +232,7 @@ static cudaError_t run_decode(const struct attention *a, const struct attention_
 enum err_code attention_run(struct attention *a, const struct attention_layer *l, const struct kv_cache *kv, const struct columns *columns,
                             const float *qkv, int64_t ldqkv, enum form form, void *out, cudaStream_t stream, struct err *e)
 {
-    enum err_code code = check_call(a, l, kv, columns, form, e);
+    enum err_code code = check_call(a, l, kv, columns, ldqkv, form, e);
     if (code) return code;
     struct need n = need_of(a, l, kv, columns);
     struct attention_call call = {*l, *kv, *columns, a->q, (uint16_t *)out, form == FORM_BF16, l->heads / l->kv_heads};

@@ -1,6 +1,6 @@
 /* Inside attention: what its kernels share.
  *
- *   place      bias, norm and rotation; Q to `q`, K and V to their pages. Its first block makes the plan.
+ *   place      bias, norm and rotation; Q to `q`, K and V to their pages. Its first block makes the plan, once for layers alike.
  *   decode     runs of few columns (all runs, if invariant): chunks of query rows × KV heads × splits of positions, the
  *              splits joined by the last block to come, or by a kernel of their own where they are many
  *   prefill    the other runs: tiles of query rows × KV heads, each over all its positions

@@ -188,7 +188,7 @@ static int64_t token_bytes(const struct cuda *c)
 
 static enum err_code cuda_forward(struct backend *b, const struct batch *batch, struct batch_out *out, struct err *e);
 static void cuda_stats(struct backend *b, const float *logits, int n, struct logit_stats *out);
-static enum err_code cuda_row(struct backend *b, int row, const float **logits, struct err *e);
+static enum err_code cuda_rows(struct backend *b, const int32_t *row, int count, struct err *e);
 static void cuda_close(struct backend *b);
 
 /* The products' work space, and cuBLASLt, which takes a while to be loaded. */
@@ -259,7 +259,7 @@ enum err_code cuda_open(struct backend **out, const struct model *model, const s
     c->backend.token_bytes = token_bytes(c);
     c->backend.forward = cuda_forward;
     c->backend.stats = cuda_stats;
-    if (select_lists_fits(model->vocabulary)) c->backend.row = cuda_row;
+    if (select_lists_fits(model->vocabulary)) c->backend.rows = cuda_rows;
     c->backend.close = cuda_close;
     *out = &c->backend;
     return ERR_OK;
@@ -365,6 +365,12 @@ static enum err_code fetch_lists(struct cuda *c, int wanted, struct err *e)
     return code ? code : cuda_check(cudaMemcpyAsync(c->host_lists, c->lists, bytes, cudaMemcpyDeviceToHost, c->stream), "the tops of the logits", e);
 }
 
+static enum err_code copy_logits(struct cuda *c, int first, int count, struct err *e)
+{
+    size_t at = (size_t)first * c->logits_stride, bytes = (size_t)count * c->logits_stride * 4;
+    return cuda_check(cudaMemcpyAsync(c->host_logits + at, c->logits + at, bytes, cudaMemcpyDeviceToHost, c->stream), "logits", e);
+}
+
 /* Back to the host: the statistics always, hidden states, lists and logits as they are asked for. */
 static enum err_code fetch(struct cuda *c, const struct batch *batch, struct err *e)
 {
@@ -381,8 +387,7 @@ static enum err_code fetch(struct cuda *c, const struct batch *batch, struct err
         if (batch->need_logits && !batch->need_logits[i]) continue;
         int n = 1;
         while (i + n < batch->wanted && (!batch->need_logits || batch->need_logits[i + n])) n++;
-        size_t at = (size_t)i * c->logits_stride;
-        code = cuda_check(cudaMemcpyAsync(c->host_logits + at, c->logits + at, (size_t)n * c->logits_stride * 4, cudaMemcpyDeviceToHost, c->stream), "logits", e);
+        code = copy_logits(c, i, n, e);
         i += n - 1;
     }
     return code;
@@ -412,15 +417,16 @@ static enum err_code cuda_forward(struct backend *b, const struct batch *batch, 
     return ERR_OK;
 }
 
-static enum err_code cuda_row(struct backend *b, int row, const float **logits, struct err *e)
+/* One wait for all. */
+static enum err_code cuda_rows(struct backend *b, const int32_t *row, int count, struct err *e)
 {
     struct cuda *c = (struct cuda *)b;
-    size_t at = (size_t)row * c->logits_stride;
     enum err_code code = cuda_check(cudaSetDevice(c->device), "choosing the GPU", e);
-    if (!code) code = cuda_check(cudaMemcpyAsync(c->host_logits + at, c->logits + at, c->logits_stride * 4, cudaMemcpyDeviceToHost, c->stream), "logits", e);
-    if (!code) code = cuda_check(cudaStreamSynchronize(c->stream), "logits", e);
-    *logits = c->host_logits + at;
-    return code;
+    for (int i = 0, n; i < count && !code; i += n) {
+        for (n = 1; i + n < count && row[i + n] == row[i] + n;) n++;
+        code = copy_logits(c, row[i], n, e);
+    }
+    return code ? code : cuda_check(cudaStreamSynchronize(c->stream), "logits", e);
 }
 
 /* Never asked for rows of our own, whose statistics come with them; here for the interface. */

@@ -143,6 +143,7 @@ struct attention_layer {
     const float *q_norm, *k_norm;          /* (head_dim) device, or NULL */
     const float *angles;         /* (cols, rotated): cos (rotated/2), then sin */
     int sparse_pages;            /* 0: dense; else each decoding head group reads this many pages of the past at most */
+    bool planned;                /* the last call had the same columns, heads, window and sparse_pages: what was planned for it is right */
 };
 
 struct attention; /* split buffers, counters */
@@ -153,7 +154,7 @@ struct attention_options {
 };
 ERR_CHECKED enum err_code attention_open(struct attention **out, const struct attention_options *options, struct err *e);
 void attention_close(struct attention *a);
-/* qkv (cols, ldqkv) floats: q heads, k heads, v heads, before bias, norm and rotation. Writes K and V of every column into
+/* qkv (cols, ldqkv) floats, rows at multiples of 16 bytes: q heads, k heads, v heads, before bias, norm and rotation. Writes K and V of every column into
  * its page, then each column attends to all positions up to its own. out (cols, heads × head_dim) in F16 or BF16. */
 ERR_CHECKED enum err_code attention_run(struct attention *a, const struct attention_layer *l, const struct kv_cache *kv,
                                         const struct columns *columns, const float *qkv, int64_t ldqkv, enum form form, void *out,

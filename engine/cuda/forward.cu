@@ -88,6 +88,7 @@ static void attention_block(struct way *w, int index, const struct join *before)
     a.rope_halves = m->arch->rope_halves, a.window = m->layer[index].window, a.softcap = m->attention_softcap;
     a.scale = m->attention_scale, a.norm_eps = m->norm_eps, a.q_bias = l->q_bias, a.k_bias = l->k_bias, a.v_bias = l->v_bias;
     a.q_norm = l->q_norm, a.k_norm = l->k_norm, a.sparse_pages = c->sparse_pages;
+    a.planned = index > 0 && m->layer[index - 1].window == a.window;
     a.angles = c->angles + (m->layer[index].local_rope ? (int64_t)c->cols_max * m->rotated : 0);
     struct operand o = operand_for(w, &l->o, cols);
     enum form form = o.form == FORM_BF16 ? FORM_BF16 : FORM_F16;
@@ -167,12 +168,12 @@ static void expert_block(struct way *w, struct cuda_layer *l, const struct join 
     if (!w->code) w->code = sum_experts(c->expert_y, c->pair_col + pairs, c->chosen_weight, cols, used, m->embedding, c->y, c->stream, w->e);
 }
 
-/* A long step that nobody wants any more ends: asked every few layers, when the device has come as far. */
+/* A step over a long prompt that nobody wants any more ends: asked every few layers, when the device has come as far. */
 static void ask_whether_wanted(struct way *w, int layer)
 {
-    enum { EVERY = 8, LONG = 64 };
+    enum { EVERY = 8, LONG = 256 }; /* columns beside those that decode */
     const struct batch *b = w->batch;
-    if (w->code || !b->abandoned || b->cols < LONG || layer % EVERY != EVERY - 1) return;
+    if (w->code || !b->abandoned || b->cols - b->runs < LONG || layer % EVERY != EVERY - 1) return;
     w->code = cuda_check(cudaStreamSynchronize(w->c->stream), "the step", w->e);
     if (!w->code && b->abandoned(b->ctx)) w->code = err_set(w->e, ERR_CANCELLED, "the step was abandoned");
 }

@@ -43,9 +43,9 @@ static int lt_cols_dequantized(enum layout layout)
     }
 }
 
-/* Columns of E4M3 inputs for FP8's wide kernel: always up to the first number, where its tiles fill the card up to the last. cuBLASLt, whose
- * tiles have 128 columns, has those in between that fill them, where rows are few (docs/performance-gpu.md). */
-enum { WIDE8_COLS = 256, WIDE8_COLS_MAX = 512, WIDE8_LT_FROM = 81, WIDE8_LT_TO = 128, WIDE8_TILE_ROWS = 128 };
+/* Columns of E4M3 inputs for FP8's wide kernel: always up to the first number, up to the last where its tiles fill the card or cuBLASLt's, of
+ * 128 columns, are not filled. Those that fill them and are fewer cuBLASLt has where rows are few (docs/performance-gpu.md). */
+enum { WIDE8_COLS = 256, WIDE8_COLS_MAX = 512, WIDE8_LT_FROM = 81, WIDE8_LT_TO = 128, WIDE8_LT_TILE = 128, WIDE8_TILE_ROWS = 128 };
 
 /* Columns of 4-bit weights for the wide kernel; its widest instance. */
 enum { WIDE_COLS = 8, WIDE_COLS_MAX = 2048, WIDE_COLS_TILE = 128 };
@@ -320,7 +320,8 @@ static enum err_code wide_multiplied(struct matmul *m, const struct matrix *w, c
 static bool wide8_wins(const struct matmul *m, int rows, int cols)
 {
     int tiles = ceil_div(rows, WIDE8_TILE_ROWS), both = tiles * 2, turns = ceil_div(both, m->multiprocessors);
-    if (cols > WIDE8_COLS) return cols <= WIDE8_COLS_MAX && both * 10 >= turns * m->multiprocessors * 9; /* two tiles of columns */
+    bool fills_lt = (cols - 1) % WIDE8_LT_TILE >= WIDE8_LT_TILE * 3 / 4;
+    if (cols > WIDE8_COLS) return cols <= WIDE8_COLS_MAX && (!fills_lt || both * 10 >= turns * m->multiprocessors * 9); /* two tiles of columns */
     return cols < WIDE8_LT_FROM || cols > WIDE8_LT_TO || tiles * 2 > m->multiprocessors;
 }
 

@@ -765,6 +765,8 @@ static void check_errors(bool quick)
     }
     expect(attention_run(w.attention, &w.layer, &w.kv, &w.columns, w.d_qkv, w.ldqkv, FORM_E4M3, w.d_out, 0, &e) == ERR_INVALID, "form",
            "E4M3 output must be refused");
+    expect(attention_run(w.attention, &w.layer, &w.kv, &w.columns, w.d_qkv, w.ldqkv + 1, FORM_F16, w.d_out, 0, &e) == ERR_INVALID, "rows",
+           "rows that do not begin at 16 bytes must be refused");
     expect(attention_open(&a, &good, &e) == ERR_OK, "options", "good ones are taken");
     attention_close(a);
     attention_close(NULL);
@@ -837,6 +839,57 @@ static void run_groups(bool quick)
         add(&s, 40, quick ? 33 : 90);
         if (!quick) add(&s, 900, 31);
         run_case(&s);
+    }
+}
+
+/* Every way of a rotation: by halves in fours or not, parts of a head, heads of up to 512; runs of all lengths beside each other. */
+static void run_rotations(bool quick)
+{
+    static const int SHAPES[][2] = {{64, 20}, {64, 2}, {128, 128}, {128, 24}, {128, 100}, {144, 144}, {256, 192}, {272, 272}, {512, 512}, {512, 34}};
+    char name[100];
+    for (int i = 0; i < (int)(sizeof SHAPES / sizeof *SHAPES); i++)
+        for (int mode = 0; mode < 4; mode++) {
+            struct spec s = {name, SHAPES[i][0], i % 3 ? 6 : 5, i % 3 ? 2 : 1, SHAPES[i][1]};
+            if (quick && (i + mode) % 2) continue;
+            s.fp8 = mode & 1;
+            s.halves = mode & 2;
+            s.bias = s.norm = i % 2;
+            add(&s, 31, 1);
+            add(&s, 17, quick ? 40 : 130);
+            add(&s, 0, 3);
+            add(&s, 63, 1);
+            if (!quick) add(&s, 64, 96);
+            snprintf(name, sizeof name, "%d of %d rotated by %s, %s", s.rotated, s.head_dim, s.halves ? "halves" : "neighbours", s.fp8 ? "fp8" : "f16");
+            run_case(&s);
+        }
+}
+
+/* A layer like the last one takes its plan over; with another window it may not, and is told so. */
+static void run_planned(bool quick)
+{
+    struct spec s = {"a plan taken over", 128, 8, 2};
+    for (int i = 0; i < (quick ? 9 : 40); i++) add(&s, 20 + i * 97, 1);
+    add(&s, 40, quick ? 40 : 300);
+    for (int fp8 = 0; fp8 < 2; fp8++) {
+        struct world w;
+        s.fp8 = fp8;
+        world_open(&w, &s);
+        run_all(&w);
+        uint16_t *alone = copy_out(&w);
+        struct world before = w; /* the layer before, of the same columns */
+        before.layer.layer = 0;
+        run_columns(&before, &w.columns, 0);
+        w.layer.planned = true;
+        run_all(&w);
+        expect(memcmp(alone, w.out, (size_t)w.out_elements * 2) == 0, s.name, "the layer's output differs");
+        before.layer.planned = false;
+        before.layer.window = 50;
+        run_columns(&before, &w.columns, 0);
+        w.layer.planned = false;
+        run_all(&w);
+        expect(memcmp(alone, w.out, (size_t)w.out_elements * 2) == 0, s.name, "after a layer with a window the output differs");
+        free(alone);
+        world_close(&w);
     }
 }
 
@@ -1004,7 +1057,7 @@ int main(int argc, char **argv)
 #ifndef RUNG_EMULATE
                  {"graphs", run_graphs},
 #endif
-                 {"identities", run_identities}, {"sparse", run_sparses}, {"fp8", run_fp8_costs}};
+                 {"identities", run_identities}, {"sparse", run_sparses}, {"fp8", run_fp8_costs}, {"rotations", run_rotations}, {"planned", run_planned}};
     for (auto &p : PARTS)
         if (!part || strcmp(part, p.name) == 0) p.run(quick);
     printf("worst relative error of a case: F16 pages %.2e, FP8 pages %.2e\n", worst[0], worst[1]);

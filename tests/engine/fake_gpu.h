@@ -22,7 +22,7 @@ struct fake_gpu {
     struct logit_stats *stats;
     struct logit_list *lists;
     bool plain; /* as a CPU's backend: every row's logits, no statistics */
-    int64_t rows, needed, listed, fetched;
+    int64_t rows, needed, listed, fetched, fetches; /* fetches: calls of rows() */
 };
 
 static inline uint64_t fake_mix(uint64_t x)
@@ -82,12 +82,17 @@ static inline void fake_list(struct fake_gpu *f, int row, float inverse)
     f->listed++;
 }
 
-static inline enum err_code fake_fetch(struct backend *b, int row, const float **logits, struct err *e)
+static inline enum err_code fake_fetch(struct backend *b, const int32_t *row, int count, struct err *e)
 {
     struct fake_gpu *f = (struct fake_gpu *)b;
+    size_t n = (size_t)f->model->vocabulary;
     (void)e;
-    *logits = f->kept + (size_t)row * (size_t)f->model->vocabulary;
-    f->fetched++;
+    for (int i = 0; i < count; i++) {
+        if (i && row[i] <= row[i - 1]) abort();
+        memcpy(f->logits + (size_t)row[i] * n, f->kept + (size_t)row[i] * n, n * sizeof *f->logits);
+    }
+    f->fetched += count;
+    f->fetches++;
     return ERR_OK;
 }
 
@@ -159,7 +164,7 @@ static inline enum err_code fake_open(struct backend **out, const struct model *
     f->hidden = calloc(wanted * (size_t)model->embedding, sizeof *f->hidden);
     f->stats = calloc(wanted, sizeof *f->stats);
     f->backend = (struct backend){.kernels = "cuda", .page_tokens = FAKE_PAGE, .pages = pages, .token_bytes = 1 << 20,
-                                  .forward = fake_forward, .stats = fake_stats, .row = fake_fetch, .close = fake_close};
+                                  .forward = fake_forward, .stats = fake_stats, .rows = fake_fetch, .close = fake_close};
     *out = &f->backend;
     if (f->kv && f->logits && f->kept && f->lists && f->hidden && f->stats) return ERR_OK;
     fake_close(&f->backend);

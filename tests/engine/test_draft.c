@@ -298,7 +298,8 @@ static void short_pages_and_preemption_change_nothing(void **state)
     (void)state;
     const int64_t page = (int64_t)TINY_LAYERS * 2 * TINY_KV_HEADS * (TINY_EMBEDDING / TINY_HEADS) * 32 * 2;
     struct desk *d = open_engine((struct engine_options){.path = target, .draft = coarse, .draft_always = true, .slots_max = 5,
-                                                         .context_tokens = 256, .kv_bytes_max = 11 * page, .prefill_tokens = 23});
+                                                         .context_tokens = 256, .kv_bytes_max = 11 * page, .prefill_tokens = 23,
+                                                         .admit_early = true});
     compare_kinds(d, 4, 150);
     assert_true(stats_of(d).preemptions > 0);
     assert_int_equal(stats_of(d).pages_used, 0);

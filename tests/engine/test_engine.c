@@ -251,7 +251,7 @@ static void preempted_streams_are_computed_again(void **state)
     (void)state;
     /* 12 pages of 32 tokens: three streams of 200 do not fit together. */
     int64_t page = (int64_t)TINY_LAYERS * 2 * (TINY_EMBEDDING / 2) * 32 * 2;
-    struct desk *d = desk_open(GGUF_Q8_0, (struct engine_options){.slots_max = 4, .context_tokens = 256, .kv_bytes_max = 12 * page});
+    struct desk *d = desk_open(GGUF_Q8_0, (struct engine_options){.slots_max = 4, .context_tokens = 256, .kv_bytes_max = 12 * page, .admit_early = true});
     int32_t ids[4][60];
     struct engine_request r[4];
     for (int i = 0; i < 4; i++) {
@@ -273,7 +273,7 @@ static void a_cache_of_q8_0_holds_more_and_changes_nothing_but_a_little(void **s
     (void)state;
     int64_t page = (int64_t)TINY_LAYERS * 2 * (TINY_EMBEDDING / 2) * 32 * 2; /* of f16 */
     struct desk *d = desk_open(GGUF_F32, (struct engine_options){.slots_max = 4, .context_tokens = 256, .prefill_tokens = 23,
-                                                                 .kv_bytes_max = 8 * page, .kv = ENGINE_KV_Q8_0});
+                                                                 .kv_bytes_max = 8 * page, .kv = ENGINE_KV_Q8_0, .admit_early = true});
     struct engine_stats st;
     engine_stats(d->engine, &st);
     assert_int_equal(st.pages_total, 8 * 32 / 17); /* 34 bytes for 32 values instead of 64 */

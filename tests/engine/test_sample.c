@@ -311,6 +311,8 @@ static void a_list_gives_what_the_whole_row_gives(void **state)
         sample_make_list(&s, row, sample_inverse(&how), LOGIT_LIST_MAX, &list);
         list.sum *= 1 + (LOGIT_SUM_ERROR - 3e-7) * (random_below(2) ? 1 : -1);
         int32_t whole = sample(&s, &in), from_list = sample_list(&s, &in, &list), expected = plain(&in, vocabulary);
+        in.list = &list;
+        assert_int_equal(sample(&s, &in), whole);
         bool uncut = how.temperature > 0 && how.top_k == 0 && how.top_p >= 1 && how.min_p <= 0 && !typical && vocabulary > LOGIT_LIST_MAX;
         if (expected >= 0 && uncut && whole != expected) assert_true(uncut_draw(&in, vocabulary, whole)), behind++;
         else if (expected >= 0 && !typical) assert_int_equal(whole, expected);
@@ -445,6 +447,78 @@ static void cached_pages_are_found_shared_and_evicted_leaf_first(void **state)
     pages_close(p);
 }
 
+enum { POOL = 24, CHAINS = 4, CHAIN_MAX = 5 };
+
+/* What a page is, kept beside the cache: which is evicted is looked for among all. */
+struct kept {
+    int holders, children, before, used;
+    bool cached;
+    int32_t token;
+};
+
+static int oldest_leaf(const struct kept *k)
+{
+    int best = -1;
+    for (int i = 0; i < POOL; i++)
+        if (k[i].cached && !k[i].holders && !k[i].children && (best < 0 || k[i].used < k[best].used)) best = i;
+    return best;
+}
+
+/* A page for the end of a chain: one with this token that is there already, else a new one. False: all are held. */
+static bool extend(struct pages *p, struct kept *k, int32_t *chain, int *n, int32_t token, int *now)
+{
+    int32_t before = *n ? chain[*n - 1] : -1, page = pages_find(p, before, &token);
+    if (page >= 0) {
+        assert_true(k[page].cached && k[page].before == before && k[page].token == token);
+        pages_hold(p, page);
+    } else {
+        bool free_one = false;
+        for (int i = 0; i < POOL; i++) free_one = free_one || (!k[i].holders && !k[i].cached);
+        int oldest = oldest_leaf(k);
+        page = pages_take(p);
+        if (page < 0) assert_true(!free_one && oldest < 0);
+        if (page < 0) return false;
+        if (free_one) assert_false(k[page].cached);
+        else assert_int_equal(page, oldest);
+        if (k[page].cached && k[page].before >= 0) k[k[page].before].children--;
+        k[page] = (struct kept){.before = before, .cached = true, .token = token};
+        if (before >= 0) k[before].children++;
+        assert_int_equal(pages_enter(p, before, page, &token), page);
+    }
+    k[page].holders++;
+    k[page].used = ++*now;
+    chain[(*n)++] = page;
+    return true;
+}
+
+static void the_leaf_that_was_used_longest_ago_is_evicted(void **state)
+{
+    (void)state;
+    struct pages *p;
+    struct kept k[POOL] = {0};
+    int32_t chain[CHAINS][CHAIN_MAX];
+    int n[CHAINS] = {0}, now = 0;
+    assert_int_equal(pages_open(&p, POOL, 1, NULL), ERR_OK);
+    for (int step = 0; step < 20000; step++) {
+        int c = random_below(CHAINS);
+        if (n[c] < CHAIN_MAX && random_below(4)) {
+            (void)extend(p, k, chain[c], &n[c], random_below(3), &now);
+            continue;
+        }
+        while (n[c] > 0) {
+            int32_t page = chain[c][--n[c]];
+            k[page].holders--;
+            k[page].used = ++now;
+            pages_drop(p, page);
+        }
+    }
+    int held = 0, cached = 0;
+    for (int i = 0; i < POOL; i++) held += k[i].holders > 0, cached += k[i].cached && !k[i].holders;
+    assert_int_equal(pages_held(p), held);
+    assert_int_equal(pages_cached(p), cached);
+    pages_close(p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -459,6 +533,7 @@ int main(void)
         cmocka_unit_test(held_text_is_shown_when_no_stop_can_come_of_it),
         cmocka_unit_test(what_is_held_comes_out_at_the_end),
         cmocka_unit_test(cached_pages_are_found_shared_and_evicted_leaf_first),
+        cmocka_unit_test(the_leaf_that_was_used_longest_ago_is_evicted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

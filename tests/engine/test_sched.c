@@ -92,7 +92,7 @@ static struct bench *bench_open(bool plain, struct sched_options o)
     assert_int_equal(fake_open(&backend, b->model, &options, &e), ERR_OK);
     b->gpu = (struct fake_gpu *)backend;
     b->gpu->plain = plain;
-    if (plain) backend->row = NULL;
+    if (plain) backend->rows = NULL;
     (void)pthread_mutex_init(&b->lock, NULL);
     (void)pthread_cond_init(&b->changed, NULL);
     assert_int_equal(sched_open(&b->sched, backend, b->model, b->tokenizer, &o, &e), ERR_OK);
@@ -213,6 +213,31 @@ static void rows_are_asked_for_only_where_they_are_looked_at(void **state)
     }
 }
 
+/* Draws that the lists do not decide: all streams' rows of a step in one go. */
+static void rows_that_are_needed_whole_come_together(void **state)
+{
+    (void)state;
+    struct sched_options options = OPTIONS;
+    options.draft_tokens = 0;
+    struct bench *gpu = bench_open(false, options), *all = bench_open(true, options);
+    int32_t ids[STREAMS][60];
+    for (int i = 0; i < STREAMS; i++) {
+        struct engine_request r = kind_of(FLAT, ids[i], 50);
+        r.sampling.seed = (uint64_t)i;
+        ask(gpu, i, &r);
+        ask(all, i, &r);
+    }
+    wait_for(gpu, STREAMS);
+    wait_for(all, STREAMS);
+    struct engine_stats st;
+    sched_stats(gpu->sched, &st);
+    assert_true(gpu->gpu->fetched > STREAMS);
+    assert_true(gpu->gpu->fetches < gpu->gpu->fetched && gpu->gpu->fetches <= st.steps);
+    for (int i = 0; i < STREAMS; i++) assert_memory_equal(gpu->stream[i].ids, all->stream[i].ids, sizeof gpu->stream[i].ids);
+    bench_close(gpu);
+    bench_close(all);
+}
+
 /* Going on from tokens of elsewhere, the prompt's last position is looked at for its hidden state alone. */
 static void the_probes_row_needs_no_logits(void **state)
 {
@@ -231,6 +256,78 @@ static void the_probes_row_needs_no_logits(void **state)
     assert_int_equal(gpu->gpu->needed, 0);
     assert_true(gpu->stream[0].hidden != 0);
     bench_close(gpu);
+}
+
+/* ---- who may run ---- */
+
+static struct engine_request of_length(int32_t *ids, int prompt, int tokens, int seed)
+{
+    for (int i = 0; i < prompt; i++) ids[i] = (i * 7 + seed * 31) % 250;
+    return (struct engine_request){.prompt = ids, .prompt_count = prompt, .max_tokens = tokens, .ignore_eos = true,
+                                   .sampling = ENGINE_SAMPLING_GREEDY};
+}
+
+/* Ten streams of 40 + 100 tokens, 5 pages each, over 12 pages: the backend's text shows any page that was lost or shared wrongly. */
+static struct engine_stats run_short_of_pages(bool early, struct stream *streams)
+{
+    struct sched_options options = OPTIONS;
+    options.slots_max = STREAMS;
+    options.draft_tokens = 0;
+    options.pages = 12;
+    options.admit_early = early;
+    struct bench *b = bench_open(false, options);
+    int32_t ids[STREAMS][40];
+    for (int i = 0; i < STREAMS; i++) {
+        struct engine_request r = of_length(ids[i], 40, 100, i);
+        ask(b, i, &r);
+    }
+    wait_for(b, STREAMS);
+    struct engine_stats st;
+    sched_stats(b->sched, &st);
+    memcpy(streams, b->stream, sizeof b->stream);
+    bench_close(b);
+    return st;
+}
+
+static void none_is_preempted_that_could_be_foreseen(void **state)
+{
+    (void)state;
+    static struct stream foreseen[STREAMS], early[STREAMS];
+    struct engine_stats st = run_short_of_pages(false, foreseen), thrash = run_short_of_pages(true, early);
+    assert_int_equal(st.preemptions, 0);
+    assert_true(thrash.preemptions > STREAMS);
+    assert_true(st.steps < STREAMS * 101 * 2 / 3); /* and yet two and more run together */
+    for (int i = 0; i < STREAMS; i++) {
+        assert_int_equal(foreseen[i].count, 100);
+        assert_memory_equal(foreseen[i].ids, early[i].ids, sizeof early[i].ids);
+    }
+}
+
+/* Pages that several hold are needed once: five with 192 common tokens (6 pages) and some of their own fit 16 pages. */
+static void a_common_beginning_counts_once(void **state)
+{
+    (void)state;
+    struct sched_options options = OPTIONS;
+    options.draft_tokens = 0;
+    options.pages = 16;
+    options.prefill_tokens = 256;
+    struct bench *b = bench_open(false, options);
+    int32_t ids[200];
+    struct engine_request r = of_length(ids, 193, 2, 1);
+    ask(b, 0, &r);
+    wait_for(b, 1);
+    for (int i = 1; i <= 5; i++) { /* each after another, so that the first holds the pages when the next comes */
+        r = of_length(ids, 193, 40, 1);
+        r.sampling.temperature = 1;
+        r.sampling.seed = (uint64_t)i;
+        ask(b, i, &r);
+    }
+    wait_for(b, 6);
+    struct engine_stats st;
+    sched_stats(b->sched, &st);
+    assert_int_equal(st.preemptions, 0);
+    assert_true(st.steps <= 2 + 2 * 40 + 5); /* not one after another: that would be 200 */
+    bench_close(b);
 }
 
 /* ---- what is told of it ---- */
@@ -288,7 +385,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_backend_that_tells_only_what_is_asked_gives_the_same_streams),
         cmocka_unit_test(rows_are_asked_for_only_where_they_are_looked_at),
+        cmocka_unit_test(rows_that_are_needed_whole_come_together),
         cmocka_unit_test(the_probes_row_needs_no_logits),
+        cmocka_unit_test(none_is_preempted_that_could_be_foreseen),
+        cmocka_unit_test(a_common_beginning_counts_once),
         cmocka_unit_test(empty_positions_of_pages_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
