@@ -198,19 +198,47 @@ static __device__ void show_hidden(const struct kernel_args *a, const struct sha
     }
 }
 
+/* Where the results of operation n are waited for: its counter, and how many parts they are. Where they wait for their slices'
+ * sums, or attention is next, they are one. */
+struct next_inputs {
+    unsigned *counter;
+    int parts, rows; /* rows: of a part */
+};
+static __device__ __forceinline__ struct next_inputs next_inputs(const struct kernel_args *a, int n)
+{
+    int op = n % 4, i = n / 4;
+    if (i == a->layers) return {NULL, 0, 1 << 30};
+    if (op == OP_QKV) return {counter_at(a, HEADS), 1, 1 << 30};
+    int next = op == OP_O ? OP_FFN : op == OP_FFN ? OP_DOWN : i + 1 == a->layers ? OP_OUTPUT : OP_QKV;
+    int rows = a->parts_k[next], k = op == OP_FFN ? a->feed_forward : a->embedding;
+    return {counter_at(a, INPUTS + next * PARTS_MAX), (k + rows - 1) / rows, rows};
+}
+
+/* The finishers: of this block's tiles there are no more to come for the parts below `to`. */
+static __device__ __forceinline__ void tell(const struct next_inputs *next, int *told, int to)
+{
+    barrier_sync(ALL_FINISHERS, FINISHERS);
+    int part = *told + ((int)threadIdx.x & 127);
+    if (part < to) count_release(next->counter + part * COUNTER_APART);
+    *told = to;
+}
+
 /* The finishers' part of one operation: the warps' sums of each tile, in order, and what becomes of them. */
 template <int KIND>
 static __device__ void finish(const struct kernel_args *a, const struct shared *s, struct turn *turn, const struct kernel_op *o, const struct turn_of *what)
 {
     int i = (int)threadIdx.x & 127, row = i >> 3, op = what->op;
     struct op_shape shape = op_shape(a, op);
-    struct walk walk = walk_op(&shape);
+    struct walk walk = walk_op(a, &shape, op);
+    struct next_inputs next = next_inputs(a, what->n);
+    int told = 0;
     shared_wait(shared_address(s->begun), what->n + 1); /* x and its squares are there */
     if (op == OP_QKV || op == OP_FFN || op == OP_OUTPUT) find_norms(a, s);
     if (op == OP_OUTPUT) show_hidden(a, s);
 #pragma unroll 1
     for (int t = walk.first, then; t < shape.tiles; t = then) {
         struct tile x = tile_at<KIND>(o, &shape, op, t);
+        if (shape.slices == 1 && x.row / next.rows > told) tell(&next, &told, x.row / next.rows);
         bool there = op == OP_FFN || x.row + row < shape.rows;
         float scale = !x.scale_a || !there ? 1.f : row < 8 ? __ldg(x.scale_a + row) : __ldg(x.scale_b + row - 8);
         float scale_up = x.scale_a && row < 8 ? __ldg(x.scale_b + row) : 1.f;
@@ -232,8 +260,12 @@ static __device__ void finish(const struct kernel_args *a, const struct shared *
         if (shape.slices > 1) __stcg(a->partial + ((int64_t)t * shape.slices + walk.slice) * 128 + i, v);
         else give_tile(a, s, what, x.row, i, early, v, up * scale_up);
     }
+    if (shape.slices == 1) {
+        tell(&next, &told, next.parts);
+        return;
+    }
     barrier_sync(ALL_FINISHERS, FINISHERS);
-    if (i == 0 && (op != OP_OUTPUT || shape.slices > 1)) count_release(a->barrier);
+    if (i == 0) count_release(counter_at(a, PARTIALS + op));
 }
 
 /* The slices' sums of every tile, in order; the grid has passed a barrier since they were written. */
@@ -257,66 +289,141 @@ static __device__ void finish_slices(const struct kernel_args *a, const struct s
     }
 }
 
+/* A tile's sums of one warp, to the finishers. */
+static __device__ __forceinline__ void give_sums(const struct shared *s, struct turn *turn, const float sum[4], int then)
+{
+    int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
+    float *at = s->sums + turn->at * RED_FLOATS + warp * (TILE_ROWS * 8) + (lane >> 2) * 8 + (lane & 3) * 2;
+    mbarrier_wait(shared_address(&s->sums_empty[turn->at]), turn->parity ^ 1);
+    *(float2 *)at = make_float2(sum[0], sum[1]);
+    *(float2 *)(at + 64) = make_float2(sum[2], sum[3]);
+    if (threadIdx.x == 0) s->sums_then[turn->at] = then;
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(shared_address(&s->sums_full[turn->at]));
+    turn_next(turn);
+}
+
+static __device__ __forceinline__ void rotate(float sums[GROUP_MAX][4])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float first = sums[0][i];
+#pragma unroll
+        for (int j = 0; j + 1 < GROUP_MAX; j++) sums[j][i] = sums[j + 1][i];
+        sums[GROUP_MAX - 1][i] = first;
+    }
+}
+
+/* The parts of the inputs that the consumers have waited for: they lie below `k`. */
+struct inputs_there {
+    int k, part;
+    uint32_t parity; /* a bit a part: of its next phase */
+};
+static __device__ __forceinline__ void wait_inputs(const struct shared *s, struct inputs_there *there, int parts_k, int k)
+{
+    while (there->k < k) {
+        mbarrier_wait(shared_address(&s->loaded[there->part]), there->parity >> there->part & 1);
+        there->parity ^= 1u << there->part++;
+        there->k += parts_k;
+    }
+}
+
 template <int KIND>
-static __device__ void multiply(const struct kernel_args *a, const struct shared *s, struct ring *ring, struct turn *turn, int op)
+static __device__ void multiply(const struct kernel_args *a, const struct shared *s, struct ring *ring, struct turn *turn, int op, uint32_t *loads)
 {
     int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
     struct op_shape shape = op_shape(a, op);
-    struct walk walk = walk_op(&shape);
+    struct walk walk = walk_op(a, &shape, op);
     int k0 = walk.slice * shape.slice_k, k1 = min(shape.k, k0 + shape.slice_k), stride = inputs_stride((enum matrix_kind)KIND, shape.slice_k);
-    int chunk = kind_chunk((enum matrix_kind)KIND);
+    int chunk = kind_chunk((enum matrix_kind)KIND), parts_k = a->parts_k[op];
+    struct inputs_there there = {k0 / parts_k * parts_k, k0 / parts_k, *loads};
     bool column = (lane >> 2) < (op == OP_OUTPUT ? a->step.wanted : a->step.cols);
     const uint16_t *inputs = (const uint16_t *)s->inputs;
-#pragma unroll 1
-    for (int t = walk.first, then = 0; t < shape.tiles; t = then) {
-        float sum[4] = {0, 0, 0, 0}, more[4] = {0, 0, 0, 0};
-#pragma unroll 1
-        for (int k = k0; k < k1; k += chunk) {
-            mbarrier_wait(shared_address(&s->full[ring->stage]), ring->parity);
-            const uint8_t *stage = s->ring + ring->stage * STAGE_BYTES;
-            int panel_bytes = KIND == MATRIX_W4 ? min(chunk, k1 - k) / W4_GROUP * W4_GRANULE : 0;
-            const uint16_t *in = inputs + k - k0;
-            if (k + chunk <= k1) {
+    float sums[GROUP_MAX][4]; /* the tiles' in their order: the one that is worked on first, the others behind it */
 #pragma unroll
-                for (int u = 0; u < UNITS / WARPS; u++)
-                    consume<KIND>(u & 1 ? more : sum, stage, panel_bytes, warp + u * WARPS, lane, in + (warp + u * WARPS) * unit_k<KIND>(), stride, column);
-            } else
+    for (int j = 0; j < GROUP_MAX; j++) sums[j][0] = sums[j][1] = sums[j][2] = sums[j][3] = 0;
 #pragma unroll 1
-                for (int u = warp; k + u * unit_k<KIND>() < k1; u += WARPS)
-                    consume<KIND>(sum, stage, panel_bytes, u, lane, in + u * unit_k<KIND>(), stride, column);
-            if (k + chunk >= k1) then = s->then[ring->stage];
-            __syncwarp();
-            if (lane == 0) mbarrier_arrive(shared_address(&s->empty[ring->stage]));
-            ring_next(ring);
+    for (int t = walk.first, group = walk.group, then = 0; t < shape.tiles; t = then, group = 1) {
+#pragma unroll 1
+        for (int from = k0; from < k1; from += parts_k) {
+            int to = min(k1, from + parts_k);
+#pragma unroll 1
+            for (int j = 0; j < group; j++) {
+                float more[4] = {0, 0, 0, 0};
+#pragma unroll 1
+                for (int k = from; k < to; k += chunk) {
+                    wait_inputs(s, &there, parts_k, min(k + chunk, k1));
+                    mbarrier_wait(shared_address(&s->full[ring->stage]), ring->parity);
+                    const uint8_t *stage = s->ring + ring->stage * STAGE_BYTES;
+                    int panel_bytes = KIND == MATRIX_W4 ? min(chunk, k1 - k) / W4_GROUP * W4_GRANULE : 0;
+                    const uint16_t *in = inputs + k - k0;
+                    if (k + chunk <= k1) {
+#pragma unroll
+                        for (int u = 0; u < UNITS / WARPS; u++)
+                            consume<KIND>(u & 1 ? more : sums[0], stage, panel_bytes, warp + u * WARPS, lane,
+                                          in + (warp + u * WARPS) * unit_k<KIND>(), stride, column);
+                    } else
+#pragma unroll 1
+                        for (int u = warp; k + u * unit_k<KIND>() < k1; u += WARPS)
+                            consume<KIND>(sums[0], stage, panel_bytes, u, lane, in + u * unit_k<KIND>(), stride, column);
+                    if (k + chunk >= k1) then = s->then[ring->stage];
+                    __syncwarp();
+                    if (lane == 0) mbarrier_arrive(shared_address(&s->empty[ring->stage]));
+                    ring_next(ring);
+                }
+#pragma unroll
+                for (int i = 0; i < 4; i++) sums[0][i] += more[i];
+                if (to == k1) {
+                    give_sums(s, turn, sums[0], then);
+                    sums[0][0] = sums[0][1] = sums[0][2] = sums[0][3] = 0;
+                }
+                if (group > 1) rotate(sums);
+            }
+#pragma unroll 1
+            for (int j = group; group > 1 && j < GROUP_MAX; j++) rotate(sums);
         }
-        float *at = s->sums + turn->at * RED_FLOATS + warp * (TILE_ROWS * 8) + (lane >> 2) * 8 + (lane & 3) * 2;
-        mbarrier_wait(shared_address(&s->sums_empty[turn->at]), turn->parity ^ 1);
-        *(float2 *)at = make_float2(sum[0] + more[0], sum[1] + more[1]);
-        *(float2 *)(at + 64) = make_float2(sum[2] + more[2], sum[3] + more[3]);
-        if (threadIdx.x == 0) s->sums_then[turn->at] = then;
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(shared_address(&s->sums_full[turn->at]));
-        turn_next(turn);
     }
+    wait_inputs(s, &there, parts_k, k1); /* a block without tiles has inputs too */
+    *loads = there.parity;
+}
+
+/* The consumers are done with what lies in `inputs`. */
+static __device__ __forceinline__ void leave_inputs(const struct shared *s)
+{
+    __syncwarp();
+    if ((threadIdx.x & 31) == 0) mbarrier_arrive(shared_address(s->inputs_empty));
 }
 
 /* ---- inputs ---- */
 
-/* 16-bit inputs: one copy a column; `want`: of the columns it names, or NULL. The grid has passed a barrier since they were written. */
-static __device__ __forceinline__ void load_inputs(const struct shared *s, const uint16_t *from, const int32_t *want,
-                                                   const struct op_shape *shape, int stride, int cols, uint32_t *parity)
+static __device__ __forceinline__ void wait_count(const unsigned *counter, unsigned count)
 {
-    int k0 = (int)blockIdx.x % shape->slices * shape->slice_k, k1 = min(shape->k, k0 + shape->slice_k);
-    uint32_t bytes = (uint32_t)(k1 - k0) * 2, bar = shared_address(s->loaded);
-    if (threadIdx.x == 0) {
-        fence_bulk();
-        mbarrier_expect(bar, bytes * (uint32_t)cols);
+    while (load_acquire(counter) < count) { }
+}
+
+/* The loader, a warp: operation n's inputs, each part as soon as all blocks have given theirs. 16 bits an element; one copy a column and part. */
+static __device__ void load_inputs(const struct kernel_args *a, const struct shared *s, enum matrix_kind kind, int n)
+{
+    int lane = (int)threadIdx.x & 31, op = n / 4 == a->layers ? OP_OUTPUT : n % 4;
+    struct op_shape shape = op_shape(a, op);
+    int slice = (int)blockIdx.x % shape.slices, k0 = slice * shape.slice_k, k1 = min(shape.k, k0 + shape.slice_k), parts_k = a->parts_k[op];
+    int cols = op == OP_OUTPUT ? a->step.wanted : a->step.cols, stride = inputs_stride(kind, shape.slice_k);
+    const uint16_t *inputs = op == OP_O ? a->attended : op == OP_DOWN ? a->middle : a->ready;
+    int col = lane >= cols ? 0 : op == OP_OUTPUT ? a->step.want[lane] : lane;
 #pragma unroll 1
-        for (int i = 0; i < cols; i++)
-            bulk_copy_shared(shared_address((uint16_t *)s->inputs + i * stride), from + (int64_t)(want ? want[i] : i) * shape->k + k0, bytes, bar);
+    for (int p = 0; p * parts_k < shape.k; p++) {
+        if (lane == 0 && n > 0) wait_count(counter_at(a, INPUTS + op * PARTS_MAX + p), arrivals(a, n, true));
+        __syncwarp();
+        int from = max(k0, p * parts_k), to = min(k1, (p + 1) * parts_k);
+        if (from >= to) continue;
+        uint32_t bytes = (uint32_t)(to - from) * 2, bar = shared_address(&s->loaded[p]);
+        fence_bulk();
+        if (lane == 0) mbarrier_expect(bar, bytes * (uint32_t)cols);
+        __syncwarp();
+        if (lane < cols)
+            bulk_copy_shared(shared_address((uint16_t *)s->inputs + lane * stride + from - k0), inputs + (int64_t)col * shape.k + from, bytes, bar);
     }
-    mbarrier_wait(bar, *parity);
-    *parity ^= 1;
+    if (lane == 0) shared_release(shared_address(s->begun), n + 1);
 }
 
 #endif
