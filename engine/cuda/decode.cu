@@ -18,7 +18,8 @@ static __device__ __forceinline__ struct shared shared_of(const struct kernel_ar
     struct shared s;
     s.ring = base;
     s.inputs = base + a->stages * STAGE_BYTES;
-    s.sums = (float *)(s.inputs + a->inputs_bytes);
+    s.offsets = (float *)(s.inputs + a->inputs_bytes);
+    s.sums = (float *)(s.inputs + a->inputs_bytes + a->offsets_bytes);
     s.warp = s.sums + SUMS * RED_FLOATS;
     s.rms = s.warp + FINISHERS / 32 * 8;
     s.factor = s.rms + 8;
@@ -226,7 +227,7 @@ static __device__ void consume_all(const struct kernel_args *a, const struct sha
             grid_wait(a, PLACED, n);
         }
         STAMP(8)
-        attend_all<HD, FP8>(a, s, l, i, KIND == MATRIX_BF16);
+        attend_all<HD, FP8>(a, s, l, i, form_of(KIND));
         STAMP(9)
         grid_tell(counter_at(a, INPUTS + OP_O * PARTS_MAX));
         leave_inputs(s);
@@ -289,7 +290,7 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
 }
 
 /* What the end of a layer leaves, of the embeddings: a block a column. And the counters start at 0. */
-static __global__ void __launch_bounds__(1024) decode_begin(const __grid_constant__ struct kernel_args a, const float *weight, bool bf16, int counters)
+static __global__ void __launch_bounds__(1024) decode_begin(const __grid_constant__ struct kernel_args a, const float *weight, struct input_form form, int counters)
 {
     __shared__ float warps[32];
     int tid = (int)threadIdx.x, quads = a.embedding / 4;
@@ -310,9 +311,9 @@ static __global__ void __launch_bounds__(1024) decode_begin(const __grid_constan
     if (tid == 0) a.factor[blockIdx.x] = factor;
     for (int i = tid; i < quads; i += 1024) {
         float4 v = x[i], g = __ldg((const float4 *)weight + i);
-        ((uint2 *)(a.ready + (int64_t)blockIdx.x * a.embedding))[i] =
-            make_uint2(to_form(v.x * g.x * factor, bf16) | (uint32_t)to_form(v.y * g.y * factor, bf16) << 16,
-                       to_form(v.z * g.z * factor, bf16) | (uint32_t)to_form(v.w * g.w * factor, bf16) << 16);
+        uint32_t *to = (uint32_t *)(a.ready + (int64_t)blockIdx.x * a.embedding);
+        to[place_in_form(4 * i, form) / 2] = to_form(v.x * g.x * factor, form.bf16) | (uint32_t)to_form(v.y * g.y * factor, form.bf16) << 16;
+        to[place_in_form(4 * i + 2, form) / 2] = to_form(v.z * g.z * factor, form.bf16) | (uint32_t)to_form(v.w * g.w * factor, form.bf16) << 16;
     }
     if (blockIdx.x > 0) return;
     for (int c = tid; c < COUNTERS * COUNTER_APART; c += 1024) a.arrived[c] = 0;
@@ -413,7 +414,7 @@ static void divide_inputs(const struct decode *d, struct kernel_args *a, int op,
 static bool divide(const struct decode *d, int cols, struct kernel_args *a)
 {
     if (a->step.invariant) cols = DECODE_COLS_MAX; /* k in as many slices, whatever the batch */
-    int ks[5] = {a->embedding, a->q_dim, a->embedding, a->feed_forward, a->embedding}, most = 0, angles = cols * 2 * a->rotated * 4;
+    int ks[5] = {a->embedding, a->q_dim, a->embedding, a->feed_forward, a->embedding}, most = 0, offsets = 0, angles = cols * 2 * a->rotated * 4;
     for (int op = 0; op < 5; op++) {
         enum matrix_kind kind = op == OP_OUTPUT ? d->out_kind : d->kind;
         int slices = slices_for(ks[op], cols, kind, d->shared_max - SHARED_SMALL - angles - STAGES_LEAST * STAGE_BYTES);
@@ -421,12 +422,15 @@ static bool divide(const struct decode *d, int cols, struct kernel_args *a)
         int slice_k = ((ks[op] + 127) / 128 + slices - 1) / slices * 128, bytes = cols * inputs_stride(kind, slice_k) * 2;
         a->slices[op] = slices;
         most = bytes > most ? bytes : most;
+        int groups = kind == MATRIX_W4 ? slice_k / W4_GROUP * cols * 4 : 0;
+        offsets = groups > offsets ? groups : offsets;
     }
     for (int op = 0; op < 5; op++) divide_inputs(d, a, op, ks[op]);
     int attend = attend_bytes(a->head_dim);
     a->inputs_bytes = ((attend > most ? attend : most) + 127) / 128 * 128;
+    a->offsets_bytes = (offsets + 127) / 128 * 128;
     a->angles_bytes = angles;
-    a->stages = (d->shared_max - SHARED_SMALL - angles - a->inputs_bytes) / STAGE_BYTES;
+    a->stages = (d->shared_max - SHARED_SMALL - angles - a->inputs_bytes - a->offsets_bytes) / STAGE_BYTES;
     if (a->stages > STAGES_MAX) a->stages = STAGES_MAX;
     return a->stages >= 2;
 }
@@ -550,8 +554,8 @@ enum err_code decode_run(struct decode *d, const struct decode_step *step, cudaS
     a.ahead = ahead;
     int tasks = step->cols * a.kv_heads * ((a.heads / a.kv_heads + HEADS_TILE - 1) / HEADS_TILE);
     a.splits = step->invariant ? 0 : d->blocks / tasks < 1 ? 1 : d->blocks / tasks > SPLITS_MAX ? SPLITS_MAX : d->blocks / tasks;
-    LAUNCH(decode_begin, (unsigned)step->cols, 1024, 0, stream, a, d->first_norm, d->kind == MATRIX_BF16, (4 * a.layers + 1) * SLICES_MAX);
-    size_t bytes = (size_t)(a.stages * STAGE_BYTES + a.inputs_bytes + a.angles_bytes) + SHARED_SMALL;
+    LAUNCH(decode_begin, (unsigned)step->cols, 1024, 0, stream, a, d->first_norm, form_of(d->kind), (4 * a.layers + 1) * SLICES_MAX);
+    size_t bytes = (size_t)(a.stages * STAGE_BYTES + a.inputs_bytes + a.offsets_bytes + a.angles_bytes) + SHARED_SMALL;
     cudaError_t status = cudaGetLastError();
     if (status == cudaSuccess) status = LAUNCH_TOGETHER(d->kernel, d->blocks, THREADS, bytes, stream, a);
     return cuda_check(status, "the decode kernel", e);

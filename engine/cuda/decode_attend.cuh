@@ -360,7 +360,7 @@ static __device__ __forceinline__ bool unit_at(const struct kernel_args *a, cons
 
 template <int HD, bool FP8>
 static __device__ __forceinline__ void attend_unit(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer,
-                                                   const struct unit *u, bool bf16)
+                                                   const struct unit *u, struct input_form form)
 {
     int tid = (int)threadIdx.x, warp = tid >> 5, group = a->heads / a->kv_heads;
     int col = u->col, kv_head = u->kv_head, part = u->part, task = u->task, split = u->split, begin = u->begin, end = u->end;
@@ -407,7 +407,7 @@ static __device__ __forceinline__ void attend_unit(const struct kernel_args *a, 
 #pragma unroll 4
         for (int n = 0; n < warps; n++) out += w.max[n * 8 + i / HD] * w.out[n * HEADS_TILE * HD + i];
         if (u->splits > 1) __stcg(a->split_out + at * (HEADS_TILE * HD) + i, out);
-        else if (i < heads * HD) to[i] = to_form(out * w.sum[i / HD], bf16);
+        else if (i < heads * HD) to[place_in_form(i, form)] = to_form(out * w.sum[i / HD], form.bf16);
     }
     if (u->splits > 1) {
         if (tid < 16) __stcg(a->split_max + at * 16 + tid, w.sum[8 + tid]);
@@ -427,7 +427,7 @@ static __device__ __forceinline__ void attend_unit(const struct kernel_args *a, 
                 float out = 0;
 #pragma unroll 4
                 for (int n = 0; n < u->splits; n++) out += w.max[n * 8 + i / HD] * __ldcg(outs + n * (HEADS_TILE * HD) + i);
-                to[i] = to_form(out * w.sum[i / HD], bf16);
+                to[place_in_form(i, form)] = to_form(out * w.sum[i / HD], form.bf16);
             }
         }
     }
@@ -470,13 +470,13 @@ static __device__ void place_units(const struct kernel_args *a, const struct sha
 }
 
 template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_all(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer, bool bf16)
+static __device__ __forceinline__ void attend_all(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer, struct input_form form)
 {
     int units = units_of(a);
     struct unit u;
 #pragma unroll 1
     for (int n = (int)blockIdx.x; n < units; n += (int)gridDim.x)
-        if (unit_at(a, s, l, n, &u)) attend_unit<HD, FP8>(a, s, l, layer, &u, bf16);
+        if (unit_at(a, s, l, n, &u)) attend_unit<HD, FP8>(a, s, l, layer, &u, form);
 }
 
 #endif

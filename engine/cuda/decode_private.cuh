@@ -64,7 +64,7 @@ struct kernel_args {
     struct kv_cache kv;
     struct decode_step step;
     int slices[5], parts_k[5], group[5]; /* by op: slices of k, k's of a part of the inputs, tiles of the first group */
-    int stages, inputs_bytes, angles_bytes; /* of shared memory */
+    int stages, inputs_bytes, offsets_bytes, angles_bytes; /* of shared memory */
     int ahead;
     int splits;                          /* of attention; 0: by each column's length */
     float *qkv;                          /* (cols, q_dim + 2 kv_dim) */
@@ -166,6 +166,20 @@ static __device__ __forceinline__ void ring_next(struct ring *r)
     }
 }
 
+/* How an operation's inputs lie: for BF16 weights they are BF16, else F16. For W4 the second and third pair of each 8 change places:
+ * a word's 8 weights come as those in the low halves of its bytes and those in the high ones. */
+struct input_form {
+    bool bf16, w4;
+};
+static __host__ __device__ __forceinline__ struct input_form form_of(int kind)
+{
+    return {kind == MATRIX_BF16, kind == MATRIX_W4};
+}
+static __device__ __forceinline__ int place_in_form(int k, struct input_form form)
+{
+    return form.w4 ? (k & ~6) | (k & 2) << 1 | (k & 4) >> 1 : k;
+}
+
 static __device__ __forceinline__ uint16_t to_form(float v, bool bf16)
 {
     if (bf16) return __bfloat16_as_ushort(__float2bfloat16_rn(v));
@@ -189,6 +203,7 @@ static __device__ __forceinline__ void turn_next(struct turn *t)
 /* Shared memory. */
 struct shared {
     uint8_t *ring, *inputs; /* inputs: attention's work space too */
+    float *offsets; /* (groups of a slice, cols) W4: what comes off a group's sums */
     float *sums;   /* (SUMS, WARPS, 16, 8) */
     float *warp;   /* (FINISHERS / 32, 8) */
     float *rms, *factor, *norm; /* (8) by column: 1 / root mean square of x, what `ready` was multiplied by, rms / factor */

@@ -15,18 +15,43 @@ static __host__ __device__ __forceinline__ int inputs_stride(enum matrix_kind ki
     return (bytes + (kind == MATRIX_FP8 ? 16 : 64)) / 2;
 }
 
-/* Eight 4-bit weights: two steps' pairs. 0x6400 | n is 1024 + n in F16; in the upper places 1024 + 16 n. */
-static __device__ __forceinline__ void w4_pairs(uint32_t w, uint32_t *lo, uint32_t *hi)
+/* Four-bit weights are n - 8. Bits masked out of a word are n or 16 n times 2^-24 as F16, denormal and exact; the tensor core takes
+ * them as they are. The 8 is taken off the sums: for a group of weights, 8 times the sum of its inputs. */
+enum { W4_LOW = 0x000f000f, W4_HIGH = 0x00f000f0 };
+#define W4_UNIT 0x1p24f
+
+/* A warp: what comes off the sums of its groups between two k's, by column. `inputs` begin at k0, as `offsets` do. */
+static __device__ __forceinline__ void find_offsets(float *offsets, const uint16_t *inputs, int stride, int from, int to, int cols)
 {
-    uint32_t l = and_or(w, 0x000f000fu, 0x64006400u), h = and_or(w, 0x00f000f0u, 0x64006400u);
-    *lo = half2_bits(__hsub2(bits_half2(l), bits_half2(0x64086408u)));
-    *hi = half2_bits(__hfma2(bits_half2(h), bits_half2(0x2c002c00u), bits_half2(0xd480d480u))); /* × 1/16 - 72 */
+    int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    uint32_t one = 0x3c003c00;
+    const uint16_t *x = inputs + min(g, cols - 1) * stride + t * 8;
+#pragma unroll 2
+    for (int group = from / W4_GROUP + warp; group < to / W4_GROUP; group += WARPS) {
+        float sum[4] = {0, 0, 0, 0}, more[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            uint4 in = *(const uint4 *)(x + group * W4_GROUP + j * 32);
+            mma_f16(sum, one, one, one, one, in.x, in.y);
+            mma_f16(more, one, one, one, one, in.z, in.w);
+        }
+        if (lane < 4 && 2 * t < cols) offsets[group * cols + 2 * t] = -8.f / W4_UNIT * (sum[0] + more[0]);
+        if (lane < 4 && 2 * t + 1 < cols) offsets[group * cols + 2 * t + 1] = -8.f / W4_UNIT * (sum[1] + more[1]);
+    }
+    __syncwarp();
 }
 
-/* One unit of a stage, a warp's piece of rows g and g + 8, times the inputs at its first k. */
+/* Where a lane finds its column's inputs, and (W4) its two columns' offsets. Columns beyond the last are the last once more: what comes
+ * of them nobody takes. */
+struct lane_inputs {
+    const uint16_t *at;
+    const float *offset, *offset_next;
+};
+
+/* One unit of a stage, a warp's piece of rows g and g + 8, times the inputs from k on; `group`: k's in `offsets`. */
 template <int KIND>
-static __device__ __forceinline__ void consume(float sum[4], const uint8_t *stage, int panel_bytes, int unit, int lane, const uint16_t *inputs, int stride,
-                                               bool column)
+static __device__ __forceinline__ void consume(float sum[4], const uint8_t *stage, int panel_bytes, int unit, int lane, const struct lane_inputs *in,
+                                               int k, int group)
 {
     int g = lane >> 2, t = lane & 3;
     if constexpr (KIND == MATRIX_W4) {
@@ -34,46 +59,43 @@ static __device__ __forceinline__ void consume(float sum[4], const uint8_t *stag
         uint4 wa = *(const uint4 *)(pa + lane * 16), wb = *(const uint4 *)(pb + lane * 16);
         float sa = __half2float(((const __half *)(pa + 512))[g]), sb = __half2float(((const __half *)(pb + 512))[g]);
         uint32_t a[4] = {wa.x, wa.y, wa.z, wa.w}, b[4] = {wb.x, wb.y, wb.z, wb.w};
-        float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
-        const uint16_t *x = inputs + g * stride + t * 8;
+        float off = in->offset[group], off_next = in->offset_next[group];
+        float low[4] = {off, off_next, off, off_next}, high[4] = {0, 0, 0, 0};
+        const uint16_t *x = in->at + k + t * 8;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            uint4 in = column ? *(const uint4 *)(x + j * 32) : make_uint4(0, 0, 0, 0);
-            uint32_t a0, a1, a2, a3;
-            w4_pairs(a[j], &a0, &a2);
-            w4_pairs(b[j], &a1, &a3);
-            mma_f16(even, a0, a1, a2, a3, in.x, in.y);
-            w4_pairs(a[j] >> 8, &a0, &a2);
-            w4_pairs(b[j] >> 8, &a1, &a3);
-            mma_f16(odd, a0, a1, a2, a3, in.z, in.w);
+            uint4 v = *(const uint4 *)(x + j * 32);
+            uint32_t c = a[j] >> 8, d = b[j] >> 8;
+            mma_f16(low, a[j] & W4_LOW, b[j] & W4_LOW, c & W4_LOW, d & W4_LOW, v.x, v.y);
+            mma_f16(high, a[j] & W4_HIGH, b[j] & W4_HIGH, c & W4_HIGH, d & W4_HIGH, v.z, v.w);
         }
-        sum[0] += sa * (even[0] + odd[0]);
-        sum[1] += sa * (even[1] + odd[1]);
-        sum[2] += sb * (even[2] + odd[2]);
-        sum[3] += sb * (even[3] + odd[3]);
+        sum[0] += sa * (high[0] * 0.0625f + low[0]);
+        sum[1] += sa * (high[1] * 0.0625f + low[1]);
+        sum[2] += sb * (high[2] * 0.0625f + low[2]);
+        sum[3] += sb * (high[3] * 0.0625f + low[3]);
     } else if constexpr (KIND == MATRIX_FP8) {
         const uint8_t *pa = stage + g * ROW_STRIDE + unit * 64 + t * 16;
         uint4 wa = *(const uint4 *)pa, wb = *(const uint4 *)(pa + 8 * ROW_STRIDE);
         uint32_t a[4] = {wa.x, wa.y, wa.z, wa.w}, b[4] = {wb.x, wb.y, wb.z, wb.w};
-        const uint16_t *x = inputs + g * stride + t * 16;
-        uint4 in0 = column ? *(const uint4 *)x : make_uint4(0, 0, 0, 0), in1 = column ? *(const uint4 *)(x + 8) : make_uint4(0, 0, 0, 0);
-        uint32_t in[8] = {in0.x, in0.y, in0.z, in0.w, in1.x, in1.y, in1.z, in1.w};
+        const uint16_t *x = in->at + k + t * 16;
+        uint4 v0 = *(const uint4 *)x, v1 = *(const uint4 *)(x + 8);
+        uint32_t v[8] = {v0.x, v0.y, v0.z, v0.w, v1.x, v1.y, v1.z, v1.w};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             uint32_t a0 = e4m3x2_half2((uint16_t)a[j]), a2 = e4m3x2_half2((uint16_t)(a[j] >> 16));
             uint32_t a1 = e4m3x2_half2((uint16_t)b[j]), a3 = e4m3x2_half2((uint16_t)(b[j] >> 16));
-            mma_f16(sum, a0, a1, a2, a3, in[2 * j], in[2 * j + 1]);
+            mma_f16(sum, a0, a1, a2, a3, v[2 * j], v[2 * j + 1]);
         }
     } else {
         const uint8_t *pa = stage + g * ROW_STRIDE + unit * 64 + t * 16;
         uint4 wa = *(const uint4 *)pa, wb = *(const uint4 *)(pa + 8 * ROW_STRIDE);
-        uint4 in = column ? *(const uint4 *)(inputs + g * stride + t * 8) : make_uint4(0, 0, 0, 0);
+        uint4 v = *(const uint4 *)(in->at + k + t * 8);
         if constexpr (KIND == MATRIX_BF16) {
-            mma_bf16(sum, wa.x, wb.x, wa.y, wb.y, in.x, in.y);
-            mma_bf16(sum, wa.z, wb.z, wa.w, wb.w, in.z, in.w);
+            mma_bf16(sum, wa.x, wb.x, wa.y, wb.y, v.x, v.y);
+            mma_bf16(sum, wa.z, wb.z, wa.w, wb.w, v.z, v.w);
         } else {
-            mma_f16(sum, wa.x, wb.x, wa.y, wb.y, in.x, in.y);
-            mma_f16(sum, wa.z, wb.z, wa.w, wb.w, in.z, in.w);
+            mma_f16(sum, wa.x, wb.x, wa.y, wb.y, v.x, v.y);
+            mma_f16(sum, wa.z, wb.z, wa.w, wb.w, v.z, v.w);
         }
     }
 }
@@ -103,7 +125,7 @@ static __device__ __forceinline__ float near_power(float v)
 struct turn_of {
     int n, op;
     const float *weight; /* O and down: the norm's that comes next */
-    bool bf16;           /* what it leaves for the next operation */
+    struct input_form form;    /* of what it leaves for the next operation */
 };
 
 template <int KIND, int OUT_KIND> static __device__ __forceinline__ struct turn_of turn_at(const struct kernel_args *a, int n)
@@ -111,7 +133,7 @@ template <int KIND, int OUT_KIND> static __device__ __forceinline__ struct turn_
     int i = n / 4, op = i == a->layers ? OP_OUTPUT : n % 4;
     bool last = op == OP_DOWN && i + 1 == a->layers;
     const float *weight = op == OP_O ? a->layer[i].ffn_norm : op != OP_DOWN ? NULL : last ? a->output_norm : a->layer[i + 1].attn_norm;
-    return {n, op, weight, (last ? OUT_KIND : KIND) == MATRIX_BF16};
+    return {n, op, weight, form_of(last ? OUT_KIND : KIND)};
 }
 
 /* What adding to x needs, asked for while the sums are still to come: what x held before, and the next norm's weight. */
@@ -126,7 +148,7 @@ static __device__ __forceinline__ struct early ask_early(const struct kernel_arg
 
 /* What becomes of a sum, once it is whole. `at` is where the tile's rows begin. */
 static __device__ __forceinline__ void add_to_x(const struct kernel_args *a, const struct shared *s, int at, int row, int col, struct early early,
-                                                float v, bool bf16)
+                                                float v, struct input_form form)
 {
     float square = 0;
     bool live = col < a->step.cols;
@@ -134,7 +156,7 @@ static __device__ __forceinline__ void add_to_x(const struct kernel_args *a, con
         int64_t to = (int64_t)col * a->embedding + at + row;
         float y = early.x + v * a->residual_scale;
         __stcg(a->step.x + to, y);
-        a->ready[to] = to_form(y * early.weight * s->factor[col], bf16);
+        a->ready[(int64_t)col * a->embedding + place_in_form(at + row, form)] = to_form(y * early.weight * s->factor[col], form.bf16);
         square = y * y;
     }
     square += __shfl_xor_sync(~0u, square, 8);
@@ -151,10 +173,11 @@ static __device__ __forceinline__ void give_tile(const struct kernel_args *a, co
         if (col < a->step.cols) __stcg(a->qkv + (int64_t)col * (a->q_dim + 2 * a->kv_dim) + at + row, v * s->norm[col]);
     } else if (o->op == OP_FFN) {
         if (i < 64 && col < a->step.cols)
-            a->middle[(int64_t)col * a->feed_forward + at + row] = to_form(activation(v * s->norm[col], a->gelu) * (up * s->norm[col]), o->bf16);
+            a->middle[(int64_t)col * a->feed_forward + place_in_form(at + row, o->form)] =
+                to_form(activation(v * s->norm[col], a->gelu) * (up * s->norm[col]), o->form.bf16);
     } else if (o->op == OP_OUTPUT) {
         if (col < a->step.wanted) show_logit(a, at + row, col, v * s->norm[a->step.want[col]]);
-    } else add_to_x(a, s, at, row, col, early, v, o->bf16);
+    } else add_to_x(a, s, at, row, col, early, v, o->form);
 }
 
 /* The finishers, when an operation that has normed inputs begins: the norm's part that was left out of them. */
@@ -337,35 +360,41 @@ static __device__ void multiply(const struct kernel_args *a, const struct shared
     int k0 = walk.slice * shape.slice_k, k1 = min(shape.k, k0 + shape.slice_k), stride = inputs_stride((enum matrix_kind)KIND, shape.slice_k);
     int chunk = kind_chunk((enum matrix_kind)KIND), parts_k = a->parts_k[op];
     struct inputs_there there = {k0 / parts_k * parts_k, k0 / parts_k, *loads};
-    bool column = (lane >> 2) < (op == OP_OUTPUT ? a->step.wanted : a->step.cols);
+    int cols = op == OP_OUTPUT ? a->step.wanted : a->step.cols, t2 = 2 * (lane & 3);
     const uint16_t *inputs = (const uint16_t *)s->inputs;
+    struct lane_inputs in = {inputs + min(lane >> 2, cols - 1) * stride, s->offsets + min(t2, cols - 1), s->offsets + min(t2 + 1, cols - 1)};
+    int found = k0; /* of W4's offsets */
     float sums[GROUP_MAX][4]; /* the tiles' in their order: the one that is worked on first, the others behind it */
 #pragma unroll
     for (int j = 0; j < GROUP_MAX; j++) sums[j][0] = sums[j][1] = sums[j][2] = sums[j][3] = 0;
 #pragma unroll 1
-    for (int t = walk.first, group = walk.group, then = 0; t < shape.tiles; t = then, group = 1) {
+    for (int t = walk.first, tiles = walk.group, then = 0; t < shape.tiles; t = then, tiles = 1) {
 #pragma unroll 1
         for (int from = k0; from < k1; from += parts_k) {
             int to = min(k1, from + parts_k);
+            wait_inputs(s, &there, parts_k, to);
+            if (KIND == MATRIX_W4 && to > found) {
+                find_offsets(s->offsets, inputs, stride, found - k0, to - k0, cols);
+                found = to;
+            }
 #pragma unroll 1
-            for (int j = 0; j < group; j++) {
+            for (int j = 0; j < tiles; j++) {
                 float more[4] = {0, 0, 0, 0};
 #pragma unroll 1
                 for (int k = from; k < to; k += chunk) {
-                    wait_inputs(s, &there, parts_k, min(k + chunk, k1));
                     mbarrier_wait(shared_address(&s->full[ring->stage]), ring->parity);
                     const uint8_t *stage = s->ring + ring->stage * STAGE_BYTES;
                     int panel_bytes = KIND == MATRIX_W4 ? min(chunk, k1 - k) / W4_GROUP * W4_GRANULE : 0;
-                    const uint16_t *in = inputs + k - k0;
+                    int group = KIND == MATRIX_W4 ? ((unsigned)(k - k0) / W4_GROUP + (unsigned)warp) * (unsigned)cols : 0;
                     if (k + chunk <= k1) {
 #pragma unroll
                         for (int u = 0; u < UNITS / WARPS; u++)
-                            consume<KIND>(u & 1 ? more : sums[0], stage, panel_bytes, warp + u * WARPS, lane,
-                                          in + (warp + u * WARPS) * unit_k<KIND>(), stride, column);
+                            consume<KIND>(u & 1 ? more : sums[0], stage, panel_bytes, warp + u * WARPS, lane, &in,
+                                          k - k0 + (warp + u * WARPS) * unit_k<KIND>(), group + u * WARPS * cols);
                     } else
 #pragma unroll 1
                         for (int u = warp; k + u * unit_k<KIND>() < k1; u += WARPS)
-                            consume<KIND>(sums[0], stage, panel_bytes, u, lane, in + u * unit_k<KIND>(), stride, column);
+                            consume<KIND>(sums[0], stage, panel_bytes, u, lane, &in, k - k0 + u * unit_k<KIND>(), group + (u - warp) * cols);
                     if (k + chunk >= k1) then = s->then[ring->stage];
                     __syncwarp();
                     if (lane == 0) mbarrier_arrive(shared_address(&s->empty[ring->stage]));
@@ -374,13 +403,15 @@ static __device__ void multiply(const struct kernel_args *a, const struct shared
 #pragma unroll
                 for (int i = 0; i < 4; i++) sums[0][i] += more[i];
                 if (to == k1) {
+#pragma unroll
+                    for (int i = 0; KIND == MATRIX_W4 && i < 4; i++) sums[0][i] *= W4_UNIT;
                     give_sums(s, turn, sums[0], then);
                     sums[0][0] = sums[0][1] = sums[0][2] = sums[0][3] = 0;
                 }
-                if (group > 1) rotate(sums);
+                if (tiles > 1) rotate(sums);
             }
 #pragma unroll 1
-            for (int j = group; group > 1 && j < GROUP_MAX; j++) rotate(sums);
+            for (int j = tiles; tiles > 1 && j < GROUP_MAX; j++) rotate(sums);
         }
     }
     wait_inputs(s, &there, parts_k, k1); /* a block without tiles has inputs too */
