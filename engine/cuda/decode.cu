@@ -27,8 +27,7 @@ static __device__ __forceinline__ struct shared shared_of(const struct kernel_ar
     s.angles = s.norm + 8;
     s.rows = s.angles + a->angles_bytes / 4;
     s.flag = (int *)(s.rows + 2 * 128);
-    s.begun = s.flag + 4;
-    s.then = s.begun + 4;
+    s.then = s.flag + 8;
     s.sums_then = s.then + STAGES_MAX;
     s.position = s.sums_then + SUMS + 1;
     s.run_of = s.position + 8;
@@ -39,7 +38,9 @@ static __device__ __forceinline__ struct shared shared_of(const struct kernel_ar
     s.sums_empty = s.sums_full + SUMS;
     s.loaded = s.sums_empty + SUMS;
     s.inputs_empty = s.loaded + PARTS_MAX;
-    s.placed = s.inputs_empty + 1;
+    s.begun = s.inputs_empty + 1;
+    s.attention = s.begun + 1;
+    s.placed = s.attention + 1;
     return s;
 }
 
@@ -220,7 +221,7 @@ static __device__ void consume_all(const struct kernel_args *a, const struct sha
         }
         if (op != OP_QKV) continue;
         grid_wait(a, HEADS, n);
-        if (threadIdx.x == 0) shared_release(shared_address(s->begun + 1), i + 1);
+        if (threadIdx.x == 0) mbarrier_arrive(shared_address(s->attention));
         if (a->step.neighbours) {
             place_all<HD, FP8>(a, s, l, i);
             grid_tell(counter_at(a, PLACED));
@@ -267,7 +268,8 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
         fence_barriers();
     }
     if (threadIdx.x == 0) {
-        s.begun[0] = s.begun[1] = 0;
+        mbarrier_init(shared_address(s.begun), 1);
+        mbarrier_init(shared_address(s.attention), 1);
         mbarrier_init(shared_address(s.placed), 2);
         mbarrier_init(shared_address(s.inputs_empty), WARPS);
         for (int p = 0; p < PARTS_MAX; p++) mbarrier_init(shared_address(&s.loaded[p]), 1);

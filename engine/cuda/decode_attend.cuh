@@ -456,7 +456,7 @@ static __device__ void place_units(const struct kernel_args *a, const struct sha
 #pragma unroll 1
     for (int i = 0; i < a->layers; i++) {
         const struct kernel_layer *l = a->layer + i;
-        shared_wait(shared_address(s->begun + 1), i + 1);
+        mbarrier_wait(shared_address(s->attention), (uint32_t)i & 1);
 #pragma unroll 1
         for (int n = (int)blockIdx.x; n < units; n += (int)gridDim.x) {
             if (!unit_at(a, s, l, n, &u) || !u.last) continue;
@@ -477,6 +477,7 @@ static __device__ __forceinline__ void attend_all(const struct kernel_args *a, c
 #pragma unroll 1
     for (int n = (int)blockIdx.x; n < units; n += (int)gridDim.x)
         if (unit_at(a, s, l, n, &u)) attend_unit<HD, FP8>(a, s, l, layer, &u, form);
+    if (!a->step.neighbours) mbarrier_wait(shared_address(s->placed), (uint32_t)layer & 1); /* the placers are never more than a layer behind */
 }
 
 #endif

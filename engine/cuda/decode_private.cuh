@@ -210,8 +210,6 @@ struct shared {
     float *angles; /* (cols, 2 × rotated) */
     float *rows;   /* (2, 128) the placers' work space */
     int *flag;     /* (4) */
-    int *begun;    /* (2) operations whose inputs are all there; layers whose attention has begun. One thread of the block at a time
-                    * watches the grid's counters: each watcher costs the memory that holds them more than it seems. */
     int *then;     /* (STAGES_MAX) with the last piece of a tile: the block's next tile, or one that is not there */
     int *sums_then; /* (SUMS) the same, with the tile's sums */
     int *position, *run_of, *pages; /* (8), (8), (8, PAGES_NEAR) of the step; a longer table's rest is read where it lies */
@@ -219,12 +217,15 @@ struct shared {
     uint64_t *sums_full, *sums_empty; /* (SUMS) */
     uint64_t *loaded;                 /* (PARTS_MAX) a phase a load of a part of the inputs */
     uint64_t *inputs_empty;           /* a phase an operation: its inputs, and attention's work space, are used up */
+    uint64_t *begun;                  /* a phase an operation: its inputs are all there. One thread of the block at a time watches the
+                                       * grid's counters: each watcher costs the memory that holds them more than it seems. */
+    uint64_t *attention;              /* a phase a layer: its Q, K and V are there */
     uint64_t *placed;                 /* a phase a layer: this block's new K and V are in their pages */
 };
 enum {
     SHARED_FLOATS = SUMS * RED_FLOATS + FINISHERS / 32 * 8 + 3 * 8 + 2 * 128,
     SHARED_INTS = 8 + STAGES_MAX + SUMS + 1 + 16 + 8 * PAGES_NEAR,
-    SHARED_SMALL = (SHARED_FLOATS + SHARED_INTS) * 4 + (2 * (STAGES_MAX + SUMS) + PARTS_MAX + 2) * 8 + 64
+    SHARED_SMALL = (SHARED_FLOATS + SHARED_INTS) * 4 + (2 * (STAGES_MAX + SUMS) + PARTS_MAX + 4) * 8 + 64
 };
 
 #endif

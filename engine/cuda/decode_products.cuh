@@ -255,7 +255,7 @@ static __device__ void finish(const struct kernel_args *a, const struct shared *
     struct walk walk = walk_op(a, &shape, op);
     struct next_inputs next = next_inputs(a, what->n);
     int told = 0;
-    shared_wait(shared_address(s->begun), what->n + 1); /* x and its squares are there */
+    mbarrier_wait(shared_address(s->begun), (uint32_t)what->n & 1); /* x and its squares are there */
     if (op == OP_QKV || op == OP_FFN || op == OP_OUTPUT) find_norms(a, s);
     if (op == OP_OUTPUT) show_hidden(a, s);
 #pragma unroll 1
@@ -454,7 +454,7 @@ static __device__ void load_inputs(const struct kernel_args *a, const struct sha
         if (lane < cols)
             bulk_copy_shared(shared_address((uint16_t *)s->inputs + lane * stride + from - k0), inputs + (int64_t)col * shape.k + from, bytes, bar);
     }
-    if (lane == 0) shared_release(shared_address(s->begun), n + 1);
+    if (lane == 0) mbarrier_arrive(shared_address(s->begun));
 }
 
 #endif

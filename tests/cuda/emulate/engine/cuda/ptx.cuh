@@ -118,19 +118,6 @@ static inline void barrier_sync(int id, int threads)
     emulate_barrier(id, threads);
 }
 
-static inline void shared_release(uint32_t to, int value)
-{
-    memcpy(emulate_arena + to, &value, 4);
-}
-
-static inline void shared_wait(uint32_t from, int value)
-{
-    for (int now;; emulate_yield()) {
-        memcpy(&now, emulate_arena + from, 4);
-        if (now >= value) return;
-    }
-}
-
 static inline void count_release(unsigned *counter)
 {
     ++*counter;
