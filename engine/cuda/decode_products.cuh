@@ -313,13 +313,15 @@ static __device__ void finish_slices(const struct kernel_args *a, const struct s
 }
 
 /* A tile's sums of one warp, to the finishers. */
+template <int KIND>
 static __device__ __forceinline__ void give_sums(const struct shared *s, struct turn *turn, const float sum[4], int then)
 {
+    float unit = KIND == MATRIX_W4 ? W4_UNIT : 1;
     int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
     float *at = s->sums + turn->at * RED_FLOATS + warp * (TILE_ROWS * 8) + (lane >> 2) * 8 + (lane & 3) * 2;
     mbarrier_wait(shared_address(&s->sums_empty[turn->at]), turn->parity ^ 1);
-    *(float2 *)at = make_float2(sum[0], sum[1]);
-    *(float2 *)(at + 64) = make_float2(sum[2], sum[3]);
+    *(float2 *)at = make_float2(sum[0] * unit, sum[1] * unit);
+    *(float2 *)(at + 64) = make_float2(sum[2] * unit, sum[3] * unit);
     if (threadIdx.x == 0) s->sums_then[turn->at] = then;
     __syncwarp();
     if (lane == 0) mbarrier_arrive(shared_address(&s->sums_full[turn->at]));
@@ -351,71 +353,111 @@ static __device__ __forceinline__ void wait_inputs(const struct shared *s, struc
     }
 }
 
+/* A whole stage, a warp's four units of it. */
+template <int KIND>
+static __device__ __forceinline__ void consume_stage(float sum[4], float more[4], const uint8_t *stage, int lane, const struct lane_inputs *in, int k, int group,
+                                                     int cols)
+{
+    int warp = (int)threadIdx.x >> 5;
+#pragma unroll
+    for (int u = 0; u < UNITS / WARPS; u++)
+        consume<KIND>(u & 1 ? more : sum, stage, UNITS * W4_GRANULE, warp + u * WARPS, lane, in, k + (warp + u * WARPS) * unit_k<KIND>(),
+                      group + u * WARPS * cols);
+}
+
+/* A piece of a tile, which is a stage or what is left of k. */
+template <int KIND>
+static __device__ __forceinline__ void consume_piece(float sum[4], const struct shared *s, struct ring *ring, const struct lane_inputs *in, int k, int left, int cols)
+{
+    int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31, chunk = kind_chunk((enum matrix_kind)KIND);
+    mbarrier_wait(shared_address(&s->full[ring->stage]), ring->parity);
+    const uint8_t *stage = s->ring + ring->stage * STAGE_BYTES;
+    int group = KIND == MATRIX_W4 ? ((unsigned)k / W4_GROUP + (unsigned)warp) * (unsigned)cols : 0;
+    if (left >= chunk) {
+        float more[4] = {0, 0, 0, 0};
+        consume_stage<KIND>(sum, more, stage, lane, in, k, group, cols);
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[i] += more[i];
+    } else
+#pragma unroll 1
+        for (int u = warp; u * unit_k<KIND>() < left; u += WARPS, group += WARPS * cols)
+            consume<KIND>(sum, stage, left / W4_GROUP * W4_GRANULE, u, lane, in, k + u * unit_k<KIND>(), group);
+}
+
+static __device__ __forceinline__ void leave_stage(const struct shared *s, struct ring *ring)
+{
+    __syncwarp();
+    if ((threadIdx.x & 31) == 0) mbarrier_arrive(shared_address(&s->empty[ring->stage]));
+    ring_next(ring);
+}
+
 template <int KIND>
 static __device__ void multiply(const struct kernel_args *a, const struct shared *s, struct ring *ring, struct turn *turn, int op, uint32_t *loads)
 {
     int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
     struct op_shape shape = op_shape(a, op);
     struct walk walk = walk_op(a, &shape, op);
-    int k0 = walk.slice * shape.slice_k, k1 = min(shape.k, k0 + shape.slice_k), stride = inputs_stride((enum matrix_kind)KIND, shape.slice_k);
+    int k0 = walk.slice * shape.slice_k, count = min(shape.k - k0, shape.slice_k), stride = inputs_stride((enum matrix_kind)KIND, shape.slice_k);
     int chunk = kind_chunk((enum matrix_kind)KIND), parts_k = a->parts_k[op];
     struct inputs_there there = {k0 / parts_k * parts_k, k0 / parts_k, *loads};
     int cols = op == OP_OUTPUT ? a->step.wanted : a->step.cols, t2 = 2 * (lane & 3);
     const uint16_t *inputs = (const uint16_t *)s->inputs;
     struct lane_inputs in = {inputs + min(lane >> 2, cols - 1) * stride, s->offsets + min(t2, cols - 1), s->offsets + min(t2 + 1, cols - 1)};
-    int found = k0; /* of W4's offsets */
-    float sums[GROUP_MAX][4]; /* the tiles' in their order: the one that is worked on first, the others behind it */
+    float sums[GROUP_MAX][4]; /* the first tiles' in their order: the one that is worked on first, the others behind it */
 #pragma unroll
     for (int j = 0; j < GROUP_MAX; j++) sums[j][0] = sums[j][1] = sums[j][2] = sums[j][3] = 0;
+    int then = walk.first;
 #pragma unroll 1
-    for (int t = walk.first, tiles = walk.group, then = 0; t < shape.tiles; t = then, tiles = 1) {
+    for (int from = 0; from < count; from += parts_k) {
+        int to = min(count, from + parts_k);
+        wait_inputs(s, &there, parts_k, k0 + to);
+        if (KIND == MATRIX_W4) find_offsets(s->offsets, inputs, stride, from, to, cols);
 #pragma unroll 1
-        for (int from = k0; from < k1; from += parts_k) {
-            int to = min(k1, from + parts_k);
-            wait_inputs(s, &there, parts_k, to);
-            if (KIND == MATRIX_W4 && to > found) {
-                find_offsets(s->offsets, inputs, stride, found - k0, to - k0, cols);
-                found = to;
+        for (int j = 0; j < walk.group && walk.first < shape.tiles; j++) {
+#pragma unroll 1
+            for (int k = from; k < to; k += chunk) {
+                consume_piece<KIND>(sums[0], s, ring, &in, k, count - k, cols);
+                if (k + chunk >= count) then = s->then[ring->stage];
+                leave_stage(s, ring);
             }
-#pragma unroll 1
-            for (int j = 0; j < tiles; j++) {
-                float more[4] = {0, 0, 0, 0};
-#pragma unroll 1
-                for (int k = from; k < to; k += chunk) {
-                    mbarrier_wait(shared_address(&s->full[ring->stage]), ring->parity);
-                    const uint8_t *stage = s->ring + ring->stage * STAGE_BYTES;
-                    int panel_bytes = KIND == MATRIX_W4 ? min(chunk, k1 - k) / W4_GROUP * W4_GRANULE : 0;
-                    int group = KIND == MATRIX_W4 ? ((unsigned)(k - k0) / W4_GROUP + (unsigned)warp) * (unsigned)cols : 0;
-                    if (k + chunk <= k1) {
-#pragma unroll
-                        for (int u = 0; u < UNITS / WARPS; u++)
-                            consume<KIND>(u & 1 ? more : sums[0], stage, panel_bytes, warp + u * WARPS, lane, &in,
-                                          k - k0 + (warp + u * WARPS) * unit_k<KIND>(), group + u * WARPS * cols);
-                    } else
-#pragma unroll 1
-                        for (int u = warp; k + u * unit_k<KIND>() < k1; u += WARPS)
-                            consume<KIND>(sums[0], stage, panel_bytes, u, lane, &in, k - k0 + u * unit_k<KIND>(), group + (u - warp) * cols);
-                    if (k + chunk >= k1) then = s->then[ring->stage];
-                    __syncwarp();
-                    if (lane == 0) mbarrier_arrive(shared_address(&s->empty[ring->stage]));
-                    ring_next(ring);
-                }
-#pragma unroll
-                for (int i = 0; i < 4; i++) sums[0][i] += more[i];
-                if (to == k1) {
-#pragma unroll
-                    for (int i = 0; KIND == MATRIX_W4 && i < 4; i++) sums[0][i] *= W4_UNIT;
-                    give_sums(s, turn, sums[0], then);
-                    sums[0][0] = sums[0][1] = sums[0][2] = sums[0][3] = 0;
-                }
-                if (tiles > 1) rotate(sums);
+            if (to == count) {
+                give_sums<KIND>(s, turn, sums[0], then);
+                sums[0][0] = sums[0][1] = sums[0][2] = sums[0][3] = 0;
             }
-#pragma unroll 1
-            for (int j = tiles; tiles > 1 && j < GROUP_MAX; j++) rotate(sums);
+            if (walk.group > 1) rotate(sums);
         }
+#pragma unroll 1
+        for (int j = walk.group; walk.group > 1 && j < GROUP_MAX; j++) rotate(sums);
     }
-    wait_inputs(s, &there, parts_k, k1); /* a block without tiles has inputs too */
     *loads = there.parity;
+    /* The other tiles, two stages at a time: what a warp has to do for a stage beside its four units counts. */
+#pragma unroll 1
+    while (then < shape.tiles) {
+        float sum[4] = {0, 0, 0, 0}, more[4] = {0, 0, 0, 0};
+        int k = 0;
+#pragma unroll 1
+        for (; k + 2 * chunk <= count; k += 2 * chunk) {
+            struct ring next = *ring;
+            ring_next(&next);
+            int group = KIND == MATRIX_W4 ? ((unsigned)k / W4_GROUP + (unsigned)warp) * (unsigned)cols : 0;
+            mbarrier_wait(shared_address(&s->full[ring->stage]), ring->parity);
+            consume_stage<KIND>(sum, more, s->ring + ring->stage * STAGE_BYTES, lane, &in, k, group, cols);
+            mbarrier_wait(shared_address(&s->full[next.stage]), next.parity);
+            leave_stage(s, ring);
+            consume_stage<KIND>(sum, more, s->ring + next.stage * STAGE_BYTES, lane, &in, k + chunk, group + UNITS * cols, cols);
+            then = s->then[next.stage]; /* of the last piece it is the one that counts */
+            leave_stage(s, ring);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[i] += more[i];
+#pragma unroll 1
+        for (; k < count; k += chunk) {
+            consume_piece<KIND>(sum, s, ring, &in, k, count - k, cols);
+            then = s->then[ring->stage];
+            leave_stage(s, ring);
+        }
+        give_sums<KIND>(s, turn, sum, then);
+    }
 }
 
 /* The consumers are done with what lies in `inputs`. */
