@@ -20,23 +20,30 @@ static __host__ __device__ __forceinline__ int inputs_stride(enum matrix_kind ki
 enum { W4_LOW = 0x000f000f, W4_HIGH = 0x00f000f0 };
 #define W4_UNIT 0x1p24f
 
-/* A warp: what comes off the sums of its groups between two k's, by column. `inputs` begin at k0, as `offsets` do. */
+/* A warp: what comes off the sums of its groups between two k's, by column. `inputs` begin at k0, as `offsets` do. The tensor core adds up
+ * eight groups (or columns of a group) at once: where it expects columns. */
 static __device__ __forceinline__ void find_offsets(float *offsets, const uint16_t *inputs, int stride, int from, int to, int cols)
 {
     int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    int first = from / W4_GROUP + warp, sums = (to / W4_GROUP - first + WARPS - 1) / WARPS * cols;
     uint32_t one = 0x3c003c00;
-    const uint16_t *x = inputs + min(g, cols - 1) * stride + t * 8;
-#pragma unroll 2
-    for (int group = from / W4_GROUP + warp; group < to / W4_GROUP; group += WARPS) {
-        float sum[4] = {0, 0, 0, 0}, more[4] = {0, 0, 0, 0};
+#pragma unroll 1
+    for (int at = 0; at < sums; at += 8) {
+        int mine = min(at + g, sums - 1);
+        const uint16_t *x = inputs + mine % cols * stride + (first + mine / cols * WARPS) * W4_GROUP + t * 8;
+        float sum[4][4] = {};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            uint4 in = *(const uint4 *)(x + group * W4_GROUP + j * 32);
-            mma_f16(sum, one, one, one, one, in.x, in.y);
-            mma_f16(more, one, one, one, one, in.z, in.w);
+            uint4 in = *(const uint4 *)(x + j * 32);
+            mma_f16(sum[j], one, one, one, one, in.x, in.y);
+            mma_f16(sum[j], one, one, one, one, in.z, in.w);
         }
-        if (lane < 4 && 2 * t < cols) offsets[group * cols + 2 * t] = -8.f / W4_UNIT * (sum[0] + more[0]);
-        if (lane < 4 && 2 * t + 1 < cols) offsets[group * cols + 2 * t + 1] = -8.f / W4_UNIT * (sum[1] + more[1]);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int n = at + 2 * t + i;
+            float v = (sum[0][i] + sum[1][i]) + (sum[2][i] + sum[3][i]);
+            if (g == 0 && n < sums) offsets[(first + n / cols * WARPS) * cols + n % cols] = -8.f / W4_UNIT * v;
+        }
     }
     __syncwarp();
 }
