@@ -107,6 +107,47 @@ static __device__ __forceinline__ void consume(float sum[4], const uint8_t *stag
     }
 }
 
+/* The same of two tiles, whose stages are `apart` bytes from each other. */
+template <int KIND>
+static __device__ __forceinline__ void consume_two(float sum[4], float next[4], const uint8_t *stage, int apart, int panel_bytes, int unit, int lane,
+                                                   const struct lane_inputs *in, int k, int group)
+{
+    if constexpr (KIND == MATRIX_W4) {
+        int g = lane >> 2, t = lane & 3;
+        const uint8_t *p[4] = {stage + unit * W4_GRANULE, stage + unit * W4_GRANULE + panel_bytes, stage + apart + unit * W4_GRANULE,
+                               stage + apart + unit * W4_GRANULE + panel_bytes};
+        uint32_t w[4][4];
+        float scale[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint4 v = *(const uint4 *)(p[i] + lane * 16);
+            w[i][0] = v.x, w[i][1] = v.y, w[i][2] = v.z, w[i][3] = v.w;
+            scale[i] = __half2float(((const __half *)(p[i] + 512))[g]);
+        }
+        float off = in->offset[group], off_next = in->offset_next[group];
+        float low[2][4] = {{off, off_next, off, off_next}, {off, off_next, off, off_next}}, high[2][4] = {};
+        const uint16_t *x = in->at + k + t * 8;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            uint4 v = *(const uint4 *)(x + j * 32);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                uint32_t a = w[2 * i][j], b = w[2 * i + 1][j], c = a >> 8, d = b >> 8;
+                mma_f16(low[i], a & W4_LOW, b & W4_LOW, c & W4_LOW, d & W4_LOW, v.x, v.y);
+                mma_f16(high[i], a & W4_HIGH, b & W4_HIGH, c & W4_HIGH, d & W4_HIGH, v.z, v.w);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            sum[i] += scale[i >> 1] * (high[0][i] * 0.0625f + low[0][i]);
+            next[i] += scale[2 + (i >> 1)] * (high[1][i] * 0.0625f + low[1][i]);
+        }
+    } else {
+        consume<KIND>(sum, stage, panel_bytes, unit, lane, in, k, group);
+        consume<KIND>(next, stage + apart, panel_bytes, unit, lane, in, k, group);
+    }
+}
+
 /* k's of one unit of a stage. */
 template <int KIND> static __device__ __forceinline__ int unit_k()
 {
@@ -419,8 +460,33 @@ static __device__ void multiply(const struct kernel_args *a, const struct shared
         int to = min(count, from + parts_k);
         wait_inputs(s, &there, parts_k, k0 + to);
         if (KIND == MATRIX_W4) find_offsets(s->offsets, inputs, stride, from, to, cols);
+        bool pairs = walk.group % 2 == 0 && parts_k == chunk && to - from == chunk;
 #pragma unroll 1
-        for (int j = 0; j < walk.group && walk.first < shape.tiles; j++) {
+        for (int j = 0; pairs && j < walk.group; j += 2) {
+            struct ring next = *ring;
+            ring_next(&next);
+            int group = KIND == MATRIX_W4 ? ((unsigned)from / W4_GROUP + (unsigned)warp) * (unsigned)cols : 0, then_next = 0;
+            const uint8_t *stage = s->ring + ring->stage * STAGE_BYTES;
+            mbarrier_wait(shared_address(&s->full[ring->stage]), ring->parity);
+            mbarrier_wait(shared_address(&s->full[next.stage]), next.parity);
+#pragma unroll
+            for (int u = 0; u < UNITS / WARPS; u++)
+                consume_two<KIND>(sums[0], sums[1], stage, (next.stage - ring->stage) * STAGE_BYTES, UNITS * W4_GRANULE, warp + u * WARPS, lane, &in,
+                                  from + (warp + u * WARPS) * unit_k<KIND>(), group + u * WARPS * cols);
+            if (to == count) then_next = s->then[ring->stage], then = s->then[next.stage];
+            leave_stage(s, ring);
+            leave_stage(s, ring);
+            if (to == count) {
+                give_sums<KIND>(s, turn, sums[0], then_next);
+                give_sums<KIND>(s, turn, sums[1], then);
+#pragma unroll
+                for (int i = 0; i < 4; i++) sums[0][i] = sums[1][i] = 0;
+            }
+            rotate(sums);
+            rotate(sums);
+        }
+#pragma unroll 1
+        for (int j = 0; !pairs && j < walk.group && walk.first < shape.tiles; j++) {
 #pragma unroll 1
             for (int k = from; k < to; k += chunk) {
                 consume_piece<KIND>(sums[0], s, ring, &in, k, count - k, cols);
