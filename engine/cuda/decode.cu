@@ -100,7 +100,8 @@ static __device__ void fetch(const struct kernel_args *a, const struct shared *s
 /* The consumers wait until every block has come as far as operation n. */
 static __device__ void grid_wait(const struct kernel_args *a, int which, int n)
 {
-    if (threadIdx.x == 0) wait_count(counter_at(a, which), arrivals(a, n, false));
+    if (threadIdx.x == 0)
+        while (load_acquire(counter_at(a, which)) < arrivals(a, n, false)) { }
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
 }
 

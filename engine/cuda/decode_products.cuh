@@ -339,24 +339,32 @@ static __device__ void finish(const struct kernel_args *a, const struct shared *
     if (i == 0) count_release(counter_at(a, PARTIALS + op));
 }
 
-/* The slices' sums of every tile, in order; the grid has passed a barrier since they were written. */
+/* The slices' sums of every tile, in order; the grid has passed a barrier since they were written. Four tiles' are on their way at once. */
 static __device__ void finish_slices(const struct kernel_args *a, const struct shared *s, const struct turn_of *what)
 {
+    enum { AT_ONCE = 4 };
     int op = what->op;
     struct op_shape shape = op_shape(a, op);
-    int tid = (int)threadIdx.x, i = tid & 127;
+    int tid = (int)threadIdx.x, i = tid & 127, step = (int)gridDim.x * (CONSUMERS / 128), rows = op == OP_FFN ? 8 : TILE_ROWS;
 #pragma unroll 1
-    for (int t = (int)blockIdx.x * (CONSUMERS / 128) + (tid >> 7); t < shape.tiles; t += (int)gridDim.x * (CONSUMERS / 128)) {
-        int at = op == OP_FFN ? t * 8 : t * TILE_ROWS;
-        struct early early = ask_early(a, what, at, i);
-        float v = 0, up = 0;
-#pragma unroll 4
-        for (int n = 0; n < shape.slices; n++) {
-            const float *part = a->partial + ((int64_t)t * shape.slices + n) * 128 + i;
-            v += __ldcg(part);
-            if (op == OP_FFN && i < 64) up += __ldcg(part + 64);
-        }
-        give_tile(a, s, what, at, i, early, v, up);
+    for (int first = (int)blockIdx.x * (CONSUMERS / 128) + (tid >> 7); first < shape.tiles; first += AT_ONCE * step) {
+        struct early early[AT_ONCE];
+        float v[AT_ONCE] = {}, up[AT_ONCE] = {};
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++)
+            if (first + j * step < shape.tiles) early[j] = ask_early(a, what, (first + j * step) * rows, i);
+#pragma unroll 1
+        for (int n = 0; n < shape.slices; n++)
+#pragma unroll
+            for (int j = 0; j < AT_ONCE; j++) {
+                const float *part = a->partial + ((int64_t)(first + j * step) * shape.slices + n) * 128 + i;
+                if (first + j * step >= shape.tiles) continue;
+                v[j] += __ldcg(part);
+                if (op == OP_FFN && i < 64) up[j] += __ldcg(part + 64);
+            }
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++)
+            if (first + j * step < shape.tiles) give_tile(a, s, what, (first + j * step) * rows, i, early[j], v[j], up[j]);
     }
 }
 
@@ -542,11 +550,6 @@ static __device__ __forceinline__ void leave_inputs(const struct shared *s)
 
 /* ---- inputs ---- */
 
-static __device__ __forceinline__ void wait_count(const unsigned *counter, unsigned count)
-{
-    while (load_acquire(counter) < count) { }
-}
-
 /* The loader, a warp: operation n's inputs, each part as soon as all blocks have given theirs. 16 bits an element; one copy a column and part. */
 static __device__ void load_inputs(const struct kernel_args *a, const struct shared *s, enum matrix_kind kind, int n)
 {
@@ -556,18 +559,26 @@ static __device__ void load_inputs(const struct kernel_args *a, const struct sha
     int cols = op == OP_OUTPUT ? a->step.wanted : a->step.cols, stride = inputs_stride(kind, shape.slice_k);
     const uint16_t *inputs = op == OP_O ? a->attended : op == OP_DOWN ? a->middle : a->ready;
     int col = lane >= cols ? 0 : op == OP_OUTPUT ? a->step.want[lane] : lane;
+    int parts = (shape.k + parts_k - 1) / parts_k;
+    unsigned missing = (1u << parts) - 1, want = arrivals(a, n, true);
+    const unsigned *counter = counter_at(a, INPUTS + op * PARTS_MAX + min(lane, parts - 1));
 #pragma unroll 1
-    for (int p = 0; p * parts_k < shape.k; p++) {
-        if (lane == 0 && n > 0) wait_count(counter_at(a, INPUTS + op * PARTS_MAX + p), arrivals(a, n, true));
+    while (missing) {
+        unsigned there = n == 0 ? missing : __ballot_sync(~0u, load_acquire(counter) >= want) & missing; /* all parts in one look */
+        if (!there) continue;
+        missing &= ~there;
         __syncwarp();
-        int from = max(k0, p * parts_k), to = min(k1, (p + 1) * parts_k);
-        if (from >= to) continue;
-        uint32_t bytes = (uint32_t)(to - from) * 2, bar = shared_address(&s->loaded[p]);
         fence_bulk();
-        if (lane == 0) mbarrier_expect(bar, bytes * (uint32_t)cols);
-        __syncwarp();
-        if (lane < cols)
-            bulk_copy_shared(shared_address((uint16_t *)s->inputs + lane * stride + from - k0), inputs + (int64_t)col * shape.k + from, bytes, bar);
+#pragma unroll 1
+        for (; there; there &= there - 1) {
+            int p = __ffs((int)there) - 1, from = max(k0, p * parts_k), to = min(k1, (p + 1) * parts_k);
+            if (from >= to) continue;
+            uint32_t bytes = (uint32_t)(to - from) * 2, bar = shared_address(&s->loaded[p]);
+            if (lane == 0) mbarrier_expect(bar, bytes * (uint32_t)cols);
+            __syncwarp();
+            if (lane < cols)
+                bulk_copy_shared(shared_address((uint16_t *)s->inputs + lane * stride + from - k0), inputs + (int64_t)col * shape.k + from, bytes, bar);
+        }
     }
     if (lane == 0) mbarrier_arrive(shared_address(s->begun));
 }
