@@ -170,8 +170,10 @@ static __device__ void load_all(const struct kernel_args *a, const struct shared
     int ops = 4 * a->layers + (a->step.wanted ? 1 : 0);
 #pragma unroll 1
     for (int n = 0; n < ops; n++) {
-        if (n > 0) mbarrier_wait(shared_address(s->inputs_empty), (uint32_t)(n - 1) & 1);
-        if (n % 4 == 1 && a->ahead) prefetch_weights<KIND>(a, n / 4);
+        if (n % 4 == 1 && a->ahead) {
+            mbarrier_wait(shared_address(s->inputs_empty), (uint32_t)(n - 1) & 1);
+            prefetch_weights<KIND>(a, n / 4);
+        }
         load_inputs(a, s, (enum matrix_kind)(n == 4 * a->layers ? OUT_KIND : KIND), n);
         if (n % 4 == 0 && n < 4 * a->layers) prefetch_layer(a, s, n / 4);
     }

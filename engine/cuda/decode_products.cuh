@@ -25,24 +25,25 @@ enum { W4_LOW = 0x000f000f, W4_HIGH = 0x00f000f0 };
 static __device__ __forceinline__ void find_offsets(float *offsets, const uint16_t *inputs, int stride, int from, int to, int cols)
 {
     int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-    int first = from / W4_GROUP + warp, sums = (to / W4_GROUP - first + WARPS - 1) / WARPS * cols;
+    int bits = cols > 4 ? 3 : cols > 2 ? 2 : cols - 1, mask = (1 << bits) - 1; /* slots of a group: columns, to a power of two */
+    int last = to / W4_GROUP - 1, first = from / W4_GROUP + warp;
+    const uint16_t *x = inputs + min(g & mask, cols - 1) * stride + t * 8;
     uint32_t one = 0x3c003c00;
 #pragma unroll 1
-    for (int at = 0; at < sums; at += 8) {
-        int mine = min(at + g, sums - 1);
-        const uint16_t *x = inputs + mine % cols * stride + (first + mine / cols * WARPS) * W4_GROUP + t * 8;
+    for (int at = first; at <= last; at += WARPS * 8 >> bits) {
+        const uint16_t *mine = x + min(at + (g >> bits) * WARPS, last) * W4_GROUP;
         float sum[4][4] = {};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            uint4 in = *(const uint4 *)(x + j * 32);
+            uint4 in = *(const uint4 *)(mine + j * 32);
             mma_f16(sum[j], one, one, one, one, in.x, in.y);
             mma_f16(sum[j], one, one, one, one, in.z, in.w);
         }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            int n = at + 2 * t + i;
+            int slot = 2 * t + i, col = slot & mask, group = at + (slot >> bits) * WARPS;
             float v = (sum[0][i] + sum[1][i]) + (sum[2][i] + sum[3][i]);
-            if (g == 0 && n < sums) offsets[(first + n / cols * WARPS) * cols + n % cols] = -8.f / W4_UNIT * v;
+            if (g == 0 && col < cols && group <= last) offsets[group * cols + col] = -8.f / W4_UNIT * v;
         }
     }
     __syncwarp();
@@ -562,9 +563,12 @@ static __device__ void load_inputs(const struct kernel_args *a, const struct sha
     int parts = (shape.k + parts_k - 1) / parts_k;
     unsigned missing = (1u << parts) - 1, want = arrivals(a, n, true);
     const unsigned *counter = counter_at(a, INPUTS + op * PARTS_MAX + min(lane, parts - 1));
+    bool empty = n == 0;
 #pragma unroll 1
     while (missing) {
         unsigned there = n == 0 ? missing : __ballot_sync(~0u, load_acquire(counter) >= want) & missing; /* all parts in one look */
+        if (!empty) mbarrier_wait(shared_address(s->inputs_empty), (uint32_t)(n - 1) & 1); /* the consumers have left the operation before */
+        empty = true;
         if (!there) continue;
         missing &= ~there;
         __syncwarp();
