@@ -340,32 +340,24 @@ static __device__ void finish(const struct kernel_args *a, const struct shared *
     if (i == 0) count_release(counter_at(a, PARTIALS + op));
 }
 
-/* The slices' sums of every tile, in order; the grid has passed a barrier since they were written. Four tiles' are on their way at once. */
+/* The slices' sums of every tile, in order; the grid has passed a barrier since they were written. */
 static __device__ void finish_slices(const struct kernel_args *a, const struct shared *s, const struct turn_of *what)
 {
-    enum { AT_ONCE = 4 };
     int op = what->op;
     struct op_shape shape = op_shape(a, op);
-    int tid = (int)threadIdx.x, i = tid & 127, step = (int)gridDim.x * (CONSUMERS / 128), rows = op == OP_FFN ? 8 : TILE_ROWS;
+    int tid = (int)threadIdx.x, i = tid & 127;
 #pragma unroll 1
-    for (int first = (int)blockIdx.x * (CONSUMERS / 128) + (tid >> 7); first < shape.tiles; first += AT_ONCE * step) {
-        struct early early[AT_ONCE];
-        float v[AT_ONCE] = {}, up[AT_ONCE] = {};
-#pragma unroll
-        for (int j = 0; j < AT_ONCE; j++)
-            if (first + j * step < shape.tiles) early[j] = ask_early(a, what, (first + j * step) * rows, i);
-#pragma unroll 1
-        for (int n = 0; n < shape.slices; n++)
-#pragma unroll
-            for (int j = 0; j < AT_ONCE; j++) {
-                const float *part = a->partial + ((int64_t)(first + j * step) * shape.slices + n) * 128 + i;
-                if (first + j * step >= shape.tiles) continue;
-                v[j] += __ldcg(part);
-                if (op == OP_FFN && i < 64) up[j] += __ldcg(part + 64);
-            }
-#pragma unroll
-        for (int j = 0; j < AT_ONCE; j++)
-            if (first + j * step < shape.tiles) give_tile(a, s, what, (first + j * step) * rows, i, early[j], v[j], up[j]);
+    for (int t = (int)blockIdx.x * (CONSUMERS / 128) + (tid >> 7); t < shape.tiles; t += (int)gridDim.x * (CONSUMERS / 128)) {
+        int at = op == OP_FFN ? t * 8 : t * TILE_ROWS;
+        struct early early = ask_early(a, what, at, i);
+        float v = 0, up = 0;
+#pragma unroll 4
+        for (int n = 0; n < shape.slices; n++) {
+            const float *part = a->partial + ((int64_t)t * shape.slices + n) * 128 + i;
+            v += __ldcg(part);
+            if (op == OP_FFN && i < 64) up += __ldcg(part + 64);
+        }
+        give_tile(a, s, what, at, i, early, v, up);
     }
 }
 
