@@ -138,31 +138,6 @@ static __device__ __forceinline__ void prefetch_layer(const struct kernel_args *
         else if (i + 1 < a->layers) prefetch_l2(l[1].attn_norm + (at - lines) * 32, 128);
 }
 
-/* While a few blocks attend, the memory of the others would be idle once their rings are full: the weights that come after those go
- * into the second-level cache, O's remaining tiles and then the beginnings of gate's and up's. */
-template <int KIND> static __device__ __forceinline__ void prefetch_weights(const struct kernel_args *a, int i)
-{
-    enum { PIECE = 8192 };
-    int lane = (int)threadIdx.x & 31, at = a->stages * STAGE_BYTES, end = at + a->ahead;
-    struct op_shape o = op_shape(a, OP_O), f = op_shape(a, OP_FFN);
-    int64_t tile_o = KIND == MATRIX_W4 ? (int64_t)o.k / W4_GROUP * 2 * W4_GRANULE : (int64_t)o.k * TILE_ROWS * (KIND == MATRIX_FP8 ? 1 : 2);
-    int64_t tile_f = KIND == MATRIX_W4 ? (int64_t)f.k / W4_GROUP * 2 * W4_GRANULE : (int64_t)f.k * TILE_ROWS * (KIND == MATRIX_FP8 ? 1 : 2);
-    for (int p = at + lane * PIECE; p < end; p += 32 * PIECE) {
-        int64_t t = blockIdx.x + p / tile_o * gridDim.x, from = p % tile_o;
-        if (t < o.tiles) {
-            prefetch_l2(a->layer[i].op[OP_O].a + t * tile_o + from, (uint32_t)min((int)(tile_o - from), (int)PIECE));
-            continue;
-        }
-        int q = p - (int)((o.tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x * tile_o); /* into gate and up */
-        if (q < 0) continue;
-        int group = a->group[OP_FFN], half = (int)tile_f / 2 / (group > 1 ? 2 : 1), j = q / (2 * half), off = q % (2 * half);
-        t = blockIdx.x + (int64_t)j * gridDim.x;
-        if (j >= group || t >= f.tiles) continue;
-        const uint8_t *from_f = (off < half ? a->layer[i].op[OP_FFN].a + off : a->layer[i].op[OP_FFN].b + off - half) + t * (tile_f / 2);
-        prefetch_l2(from_f, (uint32_t)min(off < half ? half - off : 2 * half - off, (int)PIECE));
-    }
-}
-
 /* The loader: a warp beside the producer. */
 template <int KIND, int OUT_KIND>
 static __device__ void load_all(const struct kernel_args *a, const struct shared *s)
@@ -170,10 +145,6 @@ static __device__ void load_all(const struct kernel_args *a, const struct shared
     int ops = 4 * a->layers + (a->step.wanted ? 1 : 0);
 #pragma unroll 1
     for (int n = 0; n < ops; n++) {
-        if (n % 4 == 1 && a->ahead) {
-            mbarrier_wait(shared_address(s->inputs_empty), (uint32_t)(n - 1) & 1);
-            prefetch_weights<KIND>(a, n / 4);
-        }
         load_inputs(a, s, (enum matrix_kind)(n == 4 * a->layers ? OUT_KIND : KIND), n);
         if (n % 4 == 0 && n < 4 * a->layers) prefetch_layer(a, s, n / 4);
     }
@@ -275,7 +246,7 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
         mbarrier_init(shared_address(s.attention), 1);
         mbarrier_init(shared_address(s.placed), 2);
         mbarrier_init(shared_address(s.inputs_empty), WARPS);
-        for (int p = 0; p < PARTS_MAX; p++) mbarrier_init(shared_address(&s.loaded[p]), 1);
+        for (int p = 0; p < PARTS_MAX; p++) mbarrier_init(shared_address(&s.loaded[p]), 32);
         fence_barriers();
     }
     read_step(a, &s);
@@ -554,9 +525,6 @@ enum err_code decode_run(struct decode *d, const struct decode_step *step, cudaS
     a.step = *step;
     if (step->cols < 1 || step->cols > DECODE_COLS_MAX || !divide(d, step->cols, &a))
         return err_set(e, ERR_INTERNAL, "the decode kernel cannot take %d columns", step->cols);
-    static int ahead = -1;
-    if (ahead < 0) ahead = getenv("AHEAD") ? atoi(getenv("AHEAD")) : 0;
-    a.ahead = ahead;
     int tasks = step->cols * a.kv_heads * ((a.heads / a.kv_heads + HEADS_TILE - 1) / HEADS_TILE);
     a.splits = step->invariant ? 0 : d->blocks / tasks < 1 ? 1 : d->blocks / tasks > SPLITS_MAX ? SPLITS_MAX : d->blocks / tasks;
     LAUNCH(decode_begin, (unsigned)step->cols, 1024, 0, stream, a, d->first_norm, form_of(d->kind), (4 * a.layers + 1) * SLICES_MAX);

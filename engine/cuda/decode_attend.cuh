@@ -368,7 +368,7 @@ static __device__ __forceinline__ void attend_unit(const struct kernel_args *a, 
     int heads = min(HEADS_TILE, group - part * HEADS_TILE), head0 = kv_head * group + part * HEADS_TILE;
     /* The warps take halves of pages in turn. The last one holds what the placers are about to place. */
     int half = 2 * begin + warp, halves = u->last ? u->position / HALF + 1 : 2 * end, fresh = u->last ? halves - 1 : halves;
-    struct keys<HD, FP8> k;
+    struct keys<HD, FP8> k = {};
     if (half < fresh) load_keys<HD, FP8>(&k, kv_block(a, layer, page_of(a, s, col, half / 2), kv_head), half % 2 * HALF);
     for (int h = warp; h < HEADS_TILE; h += WARPS) {
         float *row = w.row + warp * HD;

@@ -65,7 +65,6 @@ struct kernel_args {
     struct decode_step step;
     int slices[5], parts_k[5], group[5]; /* by op: slices of k, k's of a part of the inputs, tiles of the first group */
     int stages, inputs_bytes, offsets_bytes, angles_bytes; /* of shared memory */
-    int ahead;
     int splits;                          /* of attention; 0: by each column's length */
     float *qkv;                          /* (cols, q_dim + 2 kv_dim) */
     uint16_t *attended, *middle;         /* (cols, q_dim), (cols, feed_forward) in the layers' form */

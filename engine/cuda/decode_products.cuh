@@ -108,47 +108,6 @@ static __device__ __forceinline__ void consume(float sum[4], const uint8_t *stag
     }
 }
 
-/* The same of two tiles, whose stages are `apart` bytes from each other. */
-template <int KIND>
-static __device__ __forceinline__ void consume_two(float sum[4], float next[4], const uint8_t *stage, int apart, int panel_bytes, int unit, int lane,
-                                                   const struct lane_inputs *in, int k, int group)
-{
-    if constexpr (KIND == MATRIX_W4) {
-        int g = lane >> 2, t = lane & 3;
-        const uint8_t *p[4] = {stage + unit * W4_GRANULE, stage + unit * W4_GRANULE + panel_bytes, stage + apart + unit * W4_GRANULE,
-                               stage + apart + unit * W4_GRANULE + panel_bytes};
-        uint32_t w[4][4];
-        float scale[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            uint4 v = *(const uint4 *)(p[i] + lane * 16);
-            w[i][0] = v.x, w[i][1] = v.y, w[i][2] = v.z, w[i][3] = v.w;
-            scale[i] = __half2float(((const __half *)(p[i] + 512))[g]);
-        }
-        float off = in->offset[group], off_next = in->offset_next[group];
-        float low[2][4] = {{off, off_next, off, off_next}, {off, off_next, off, off_next}}, high[2][4] = {};
-        const uint16_t *x = in->at + k + t * 8;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            uint4 v = *(const uint4 *)(x + j * 32);
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                uint32_t a = w[2 * i][j], b = w[2 * i + 1][j], c = a >> 8, d = b >> 8;
-                mma_f16(low[i], a & W4_LOW, b & W4_LOW, c & W4_LOW, d & W4_LOW, v.x, v.y);
-                mma_f16(high[i], a & W4_HIGH, b & W4_HIGH, c & W4_HIGH, d & W4_HIGH, v.z, v.w);
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            sum[i] += scale[i >> 1] * (high[0][i] * 0.0625f + low[0][i]);
-            next[i] += scale[2 + (i >> 1)] * (high[1][i] * 0.0625f + low[1][i]);
-        }
-    } else {
-        consume<KIND>(sum, stage, panel_bytes, unit, lane, in, k, group);
-        consume<KIND>(next, stage + apart, panel_bytes, unit, lane, in, k, group);
-    }
-}
-
 /* k's of one unit of a stage. */
 template <int KIND> static __device__ __forceinline__ int unit_k()
 {
@@ -461,33 +420,8 @@ static __device__ void multiply(const struct kernel_args *a, const struct shared
         int to = min(count, from + parts_k);
         wait_inputs(s, &there, parts_k, k0 + to);
         if (KIND == MATRIX_W4) find_offsets(s->offsets, inputs, stride, from, to, cols);
-        bool pairs = walk.group % 2 == 0 && parts_k == chunk && to - from == chunk;
 #pragma unroll 1
-        for (int j = 0; pairs && j < walk.group; j += 2) {
-            struct ring next = *ring;
-            ring_next(&next);
-            int group = KIND == MATRIX_W4 ? ((unsigned)from / W4_GROUP + (unsigned)warp) * (unsigned)cols : 0, then_next = 0;
-            const uint8_t *stage = s->ring + ring->stage * STAGE_BYTES;
-            mbarrier_wait(shared_address(&s->full[ring->stage]), ring->parity);
-            mbarrier_wait(shared_address(&s->full[next.stage]), next.parity);
-#pragma unroll
-            for (int u = 0; u < UNITS / WARPS; u++)
-                consume_two<KIND>(sums[0], sums[1], stage, (next.stage - ring->stage) * STAGE_BYTES, UNITS * W4_GRANULE, warp + u * WARPS, lane, &in,
-                                  from + (warp + u * WARPS) * unit_k<KIND>(), group + u * WARPS * cols);
-            if (to == count) then_next = s->then[ring->stage], then = s->then[next.stage];
-            leave_stage(s, ring);
-            leave_stage(s, ring);
-            if (to == count) {
-                give_sums<KIND>(s, turn, sums[0], then_next);
-                give_sums<KIND>(s, turn, sums[1], then);
-#pragma unroll
-                for (int i = 0; i < 4; i++) sums[0][i] = sums[1][i] = 0;
-            }
-            rotate(sums);
-            rotate(sums);
-        }
-#pragma unroll 1
-        for (int j = 0; !pairs && j < walk.group && walk.first < shape.tiles; j++) {
+        for (int j = 0; j < walk.group && walk.first < shape.tiles; j++) {
 #pragma unroll 1
             for (int k = from; k < to; k += chunk) {
                 consume_piece<KIND>(sums[0], s, ring, &in, k, count - k, cols);
@@ -543,7 +477,8 @@ static __device__ __forceinline__ void leave_inputs(const struct shared *s)
 
 /* ---- inputs ---- */
 
-/* The loader, a warp: operation n's inputs, each part as soon as all blocks have given theirs. 16 bits an element; one copy a column and part. */
+/* The loader, a warp: operation n's inputs, each part as soon as all blocks have given theirs; 16 bits an element. Not by bulk copies: those
+ * wait until the weights that the producer has asked for are on their way, microseconds. */
 static __device__ void load_inputs(const struct kernel_args *a, const struct shared *s, enum matrix_kind kind, int n)
 {
     int lane = (int)threadIdx.x & 31, op = n / 4 == a->layers ? OP_OUTPUT : n % 4;
@@ -551,7 +486,7 @@ static __device__ void load_inputs(const struct kernel_args *a, const struct sha
     int slice = (int)blockIdx.x % shape.slices, k0 = slice * shape.slice_k, k1 = min(shape.k, k0 + shape.slice_k), parts_k = a->parts_k[op];
     int cols = op == OP_OUTPUT ? a->step.wanted : a->step.cols, stride = inputs_stride(kind, shape.slice_k);
     const uint16_t *inputs = op == OP_O ? a->attended : op == OP_DOWN ? a->middle : a->ready;
-    int col = lane >= cols ? 0 : op == OP_OUTPUT ? a->step.want[lane] : lane;
+    uint32_t to = shared_address(s->inputs);
     int parts = (shape.k + parts_k - 1) / parts_k;
     unsigned missing = (1u << parts) - 1, want = arrivals(a, n, true);
     const unsigned *counter = counter_at(a, INPUTS + op * PARTS_MAX + min(lane, parts - 1));
@@ -561,19 +496,19 @@ static __device__ void load_inputs(const struct kernel_args *a, const struct sha
         unsigned there = n == 0 ? missing : __ballot_sync(~0u, load_acquire(counter) >= want) & missing; /* all parts in one look */
         if (!empty) mbarrier_wait(shared_address(s->inputs_empty), (uint32_t)(n - 1) & 1); /* the consumers have left the operation before */
         empty = true;
-        if (!there) continue;
         missing &= ~there;
         __syncwarp();
-        fence_bulk();
 #pragma unroll 1
         for (; there; there &= there - 1) {
-            int p = __ffs((int)there) - 1, from = max(k0, p * parts_k), to = min(k1, (p + 1) * parts_k);
-            if (from >= to) continue;
-            uint32_t bytes = (uint32_t)(to - from) * 2, bar = shared_address(&s->loaded[p]);
-            if (lane == 0) mbarrier_expect(bar, bytes * (uint32_t)cols);
-            __syncwarp();
-            if (lane < cols)
-                bulk_copy_shared(shared_address((uint16_t *)s->inputs + lane * stride + from - k0), inputs + (int64_t)col * shape.k + from, bytes, bar);
+            int p = __ffs((int)there) - 1, from = max(k0, p * parts_k), end = min(k1, (p + 1) * parts_k);
+            if (from >= end) continue;
+#pragma unroll 1
+            for (int i = 0; i < cols; i++) {
+                const uint16_t *col = inputs + (int64_t)(op == OP_OUTPUT ? a->step.want[i] : i) * shape.k;
+#pragma unroll 4
+                for (int k = from + lane * 8; k < end; k += 256) copy_16(to + (uint32_t)(i * stride + k - k0) * 2, col + k);
+            }
+            copies_arrive(shared_address(&s->loaded[p]));
         }
     }
     if (lane == 0) mbarrier_arrive(shared_address(s->begun));

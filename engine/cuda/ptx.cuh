@@ -163,6 +163,20 @@ static __device__ __forceinline__ void bulk_copy_shared(uint32_t to, const void 
 #endif
 }
 
+/* 16 bytes into shared memory, beside the thread's other work. */
+static __device__ __forceinline__ void copy_16(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
+}
+
+/* The thread arrives at the barrier when its copies of 16 bytes are there. */
+static __device__ __forceinline__ void copies_arrive(uint32_t bar)
+{
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(bar) : "memory");
+#endif
+}
+
 /* A range (16-byte aligned) into the second-level cache. */
 static __device__ __forceinline__ void prefetch_l2(const void *from, uint32_t bytes)
 {
