@@ -23,6 +23,7 @@ enum {
     SLICES_MAX = 8,           /* of k, where a batch's inputs do not fit shared memory */
     PARTS_MAX = 8,            /* of an operation's inputs: each is waited for by itself */
     GROUP_MAX = 4,            /* tiles that a block begins an operation with, their sums side by side */
+    COLS_BY_LANES = 2,        /* of inputs; more come by bulk copies */
     LEAD_STAGES = 5,          /* what a block should have to do before it needs the last part: some 5 µs */
     COUNTER_APART = 32,       /* words: a counter that others poll has a line of its own */
     HEADS_TILE = 8,           /* query heads of one KV head that are worked on together */

@@ -477,8 +477,8 @@ static __device__ __forceinline__ void leave_inputs(const struct shared *s)
 
 /* ---- inputs ---- */
 
-/* The loader, a warp: operation n's inputs, each part as soon as all blocks have given theirs; 16 bits an element. Not by bulk copies: those
- * wait until the weights that the producer has asked for are on their way, microseconds. */
+/* The loader, a warp: operation n's inputs, each part as soon as all blocks have given theirs; 16 bits an element. Few come 16 bytes a lane:
+ * bulk copies wait until the weights that the producer has asked for are on their way, microseconds, which many are worth. */
 static __device__ void load_inputs(const struct kernel_args *a, const struct shared *s, enum matrix_kind kind, int n)
 {
     int lane = (int)threadIdx.x & 31, op = n / 4 == a->layers ? OP_OUTPUT : n % 4;
@@ -487,6 +487,7 @@ static __device__ void load_inputs(const struct kernel_args *a, const struct sha
     int cols = op == OP_OUTPUT ? a->step.wanted : a->step.cols, stride = inputs_stride(kind, shape.slice_k);
     const uint16_t *inputs = op == OP_O ? a->attended : op == OP_DOWN ? a->middle : a->ready;
     uint32_t to = shared_address(s->inputs);
+    int mine = lane >= cols ? 0 : op == OP_OUTPUT ? a->step.want[lane] : lane; /* a column */
     int parts = (shape.k + parts_k - 1) / parts_k;
     unsigned missing = (1u << parts) - 1, want = arrivals(a, n, true);
     const unsigned *counter = counter_at(a, INPUTS + op * PARTS_MAX + min(lane, parts - 1));
@@ -502,13 +503,22 @@ static __device__ void load_inputs(const struct kernel_args *a, const struct sha
         for (; there; there &= there - 1) {
             int p = __ffs((int)there) - 1, from = max(k0, p * parts_k), end = min(k1, (p + 1) * parts_k);
             if (from >= end) continue;
+            uint32_t bytes = (uint32_t)(end - from) * 2, bar = shared_address(&s->loaded[p]);
+            if (cols > COLS_BY_LANES) {
+                fence_bulk();
+                if (lane == 0) mbarrier_expect(bar, bytes * (uint32_t)cols);
+                else mbarrier_arrive(bar);
+                __syncwarp();
+                if (lane < cols) bulk_copy_shared(to + (uint32_t)(lane * stride + from - k0) * 2, inputs + (int64_t)mine * shape.k + from, bytes, bar);
+                continue;
+            }
 #pragma unroll 1
             for (int i = 0; i < cols; i++) {
-                const uint16_t *col = inputs + (int64_t)(op == OP_OUTPUT ? a->step.want[i] : i) * shape.k;
+                const uint16_t *col = inputs + (int64_t)__shfl_sync(~0u, mine, i) * shape.k;
 #pragma unroll 4
                 for (int k = from + lane * 8; k < end; k += 256) copy_16(to + (uint32_t)(i * stride + k - k0) * 2, col + k);
             }
-            copies_arrive(shared_address(&s->loaded[p]));
+            copies_arrive(bar);
         }
     }
     if (lane == 0) mbarrier_arrive(shared_address(s->begun));
