@@ -18,7 +18,8 @@ static __device__ __forceinline__ struct shared shared_of(const struct kernel_ar
     struct shared s;
     s.ring = base;
     s.inputs = base + a->stages * STAGE_BYTES;
-    s.sums = (float *)(s.inputs + a->inputs_bytes);
+    s.offsets = (float *)(s.inputs + a->inputs_bytes);
+    s.sums = (float *)(s.inputs + a->inputs_bytes + a->offsets_bytes);
     s.warp = s.sums + SUMS * RED_FLOATS;
     s.rms = s.warp + FINISHERS / 32 * 8;
     s.factor = s.rms + 8;
@@ -26,8 +27,7 @@ static __device__ __forceinline__ struct shared shared_of(const struct kernel_ar
     s.angles = s.norm + 8;
     s.rows = s.angles + a->angles_bytes / 4;
     s.flag = (int *)(s.rows + 2 * 128);
-    s.begun = s.flag + 4;
-    s.then = s.begun + 4;
+    s.then = s.flag + 8;
     s.sums_then = s.then + STAGES_MAX;
     s.position = s.sums_then + SUMS + 1;
     s.run_of = s.position + 8;
@@ -37,7 +37,10 @@ static __device__ __forceinline__ struct shared shared_of(const struct kernel_ar
     s.sums_full = s.empty + STAGES_MAX;
     s.sums_empty = s.sums_full + SUMS;
     s.loaded = s.sums_empty + SUMS;
-    s.placed = s.loaded + 1;
+    s.inputs_empty = s.loaded + PARTS_MAX;
+    s.begun = s.inputs_empty + 1;
+    s.attention = s.begun + 1;
+    s.placed = s.attention + 1;
     return s;
 }
 
@@ -48,21 +51,24 @@ static __device__ void fetch(const struct kernel_args *a, const struct shared *s
 {
     int lane = (int)threadIdx.x & 31;
     struct op_shape shape = op_shape(a, op);
-    struct walk walk = walk_op(&shape);
-    int k0 = walk.slice * shape.slice_k, k1 = min(shape.k, k0 + shape.slice_k), chunk = kind_chunk((enum matrix_kind)KIND);
+    struct walk walk = walk_op(a, &shape, op);
+    int k0 = walk.slice * shape.slice_k, k1 = min(shape.k, k0 + shape.slice_k), chunk = kind_chunk((enum matrix_kind)KIND), parts_k = a->parts_k[op];
     unsigned *claimed = a->claimed + n * SLICES_MAX + walk.slice, claim = 0;
+    /* Tile by tile of a group, part by part, piece by piece. */
+    int t = walk.first, group = walk.group, then = 0;
 #pragma unroll 1
-    for (int t = walk.first, then = 0; t < shape.tiles; t = then) {
-        struct tile x = tile_at<KIND>(o, &shape, op, t);
+    for (int j = 0, from = k0; t < shape.tiles;) {
+        struct tile x = tile_at<KIND>(o, &shape, op, t + j * walk.count);
+        int to = min(k1, from + parts_k);
 #pragma unroll 1
-        for (int k = k0; k < k1; k += chunk) {
+        for (int k = from; k < to; k += chunk) {
             int count = min(chunk, k1 - k);
             bool second_last = k + 2 * chunk >= k1 && k + chunk < k1;
-            if (lane == 0 && (second_last || k1 - k0 <= chunk)) claim = atomicAdd(claimed, 1u);
+            if (lane == 0 && j == group - 1 && (second_last || k1 - k0 <= chunk)) claim = atomicAdd(claimed, 1u);
             uint32_t to = shared_address(s->ring + ring->stage * STAGE_BYTES), full = shared_address(&s->full[ring->stage]);
             mbarrier_wait(shared_address(&s->empty[ring->stage]), ring->parity ^ 1);
             if (k + chunk >= k1) {
-                then = walk.count + (int)__shfl_sync(~0u, claim, 0);
+                then = j < group - 1 ? t + (j + 1) * walk.count : walk.group * walk.count + (int)__shfl_sync(~0u, claim, 0);
                 if (lane == 0) s->then[ring->stage] = then;
             }
             if constexpr (KIND == MATRIX_W4) {
@@ -84,24 +90,26 @@ static __device__ void fetch(const struct kernel_args *a, const struct shared *s
             __syncwarp();
             ring_next(ring);
         }
+        if (++j < group) continue;
+        j = 0;
+        if ((from += parts_k) < k1) continue;
+        from = k0, t = then, group = 1;
     }
 }
 
-/* The consumers wait until every block has come as far. */
-static __device__ void grid_wait(const struct kernel_args *a, unsigned *passed)
+/* The consumers wait until every block has come as far as operation n. */
+static __device__ void grid_wait(const struct kernel_args *a, int which, int n)
 {
-    *passed += gridDim.x;
     if (threadIdx.x == 0)
-        while (load_acquire(a->barrier) < *passed) { }
+        while (load_acquire(counter_at(a, which)) < arrivals(a, n, false)) { }
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
 }
 
-/* The same where it is the consumers who have written. */
-static __device__ void grid_barrier(const struct kernel_args *a, unsigned *passed)
+/* What this block's consumers have written is there. */
+static __device__ void grid_tell(unsigned *counter)
 {
     barrier_sync(ALL_CONSUMERS, CONSUMERS);
-    if (threadIdx.x == 0) count_release(a->barrier);
-    grid_wait(a, passed);
+    if (threadIdx.x == 0) count_release(counter);
 }
 
 /* Everything that runs once a layer stands in the code once: instructions that fall out of the cache cost more than they do. */
@@ -119,17 +127,26 @@ static __device__ void produce(const struct kernel_args *a, const struct shared 
     if (a->step.wanted) fetch<OUT_KIND>(a, s, &ring, &a->output, ops, OP_OUTPUT, policy);
 }
 
-/* A warp beside the producer: when the grid begins a layer, what its attention will read comes nearer. */
-static __device__ void prefetch_layers(const struct kernel_args *a, const struct shared *s)
+/* When the grid begins a layer: what its attention will read comes nearer. */
+static __device__ __forceinline__ void prefetch_layer(const struct kernel_args *a, const struct shared *s, int i)
 {
-    for (int i = 0; i < a->layers; i++) {
-        shared_wait(shared_address(s->begun), 4 * i + 1);
-        prefetch_pages(a, s, a->layer + i, i);
-        const struct kernel_layer *l = a->layer + i;
-        int lines = a->embedding / 32;
-        for (int at = (int)blockIdx.x * 32 + ((int)threadIdx.x & 31); at < 2 * lines; at += (int)gridDim.x * 32) /* this layer's second norm, the next's first */
-            if (at < lines) prefetch_l2(l->ffn_norm + at * 32, 128);
-            else if (i + 1 < a->layers) prefetch_l2(l[1].attn_norm + (at - lines) * 32, 128);
+    const struct kernel_layer *l = a->layer + i;
+    prefetch_pages(a, s, l, i);
+    int lines = a->embedding / 32;
+    for (int at = (int)blockIdx.x * 32 + ((int)threadIdx.x & 31); at < 2 * lines; at += (int)gridDim.x * 32) /* this layer's second norm, the next's first */
+        if (at < lines) prefetch_l2(l->ffn_norm + at * 32, 128);
+        else if (i + 1 < a->layers) prefetch_l2(l[1].attn_norm + (at - lines) * 32, 128);
+}
+
+/* The loader: a warp beside the producer. */
+template <int KIND, int OUT_KIND>
+static __device__ void load_all(const struct kernel_args *a, const struct shared *s)
+{
+    int ops = 4 * a->layers + (a->step.wanted ? 1 : 0);
+#pragma unroll 1
+    for (int n = 0; n < ops; n++) {
+        load_inputs(a, s, (enum matrix_kind)(n == 4 * a->layers ? OUT_KIND : KIND), n);
+        if (n % 4 == 0 && n < 4 * a->layers) prefetch_layer(a, s, n / 4);
     }
 }
 
@@ -161,37 +178,34 @@ static __device__ void consume_all(const struct kernel_args *a, const struct sha
     struct turn turn = {0, 0};
     uint32_t loads = 0;
     int ops = 4 * a->layers + (a->step.wanted ? 1 : 0);
-    unsigned passed = 0;
 #pragma unroll 1
     for (int n = 0; n < ops; n++) {
         struct turn_of what = turn_at<KIND, OUT_KIND>(a, n);
         int i = n / 4, op = what.op;
         const struct kernel_layer *l = a->layer + i;
-        struct op_shape shape = op_shape(a, op);
-        int stride = inputs_stride((enum matrix_kind)(op == OP_OUTPUT ? OUT_KIND : KIND), shape.slice_k);
-        STAMP(op * 4)
-        if (threadIdx.x == 0) shared_release(shared_address(s->begun), n + 1);
-        load_inputs(s, op == OP_O ? a->attended : op == OP_DOWN ? a->middle : a->ready, op == OP_OUTPUT ? a->step.want : NULL, &shape, stride,
-                    op == OP_OUTPUT ? a->step.wanted : a->step.cols, &loads);
-        STAMP(op * 4 + 1)
-        if (KIND != OUT_KIND && op == OP_OUTPUT) multiply<OUT_KIND>(a, s, &ring, &turn, op);
-        else multiply<KIND>(a, s, &ring, &turn, op);
-        STAMP(op * 4 + 2)
-        if (shape.slices > 1) {
-            grid_wait(a, &passed);
+        STAMP(op * 2)
+        if (KIND != OUT_KIND && op == OP_OUTPUT) multiply<OUT_KIND>(a, s, &ring, &turn, op, &loads);
+        else multiply<KIND>(a, s, &ring, &turn, op, &loads);
+        STAMP(op * 2 + 1)
+        if (op != OP_QKV) leave_inputs(s);
+        if (a->slices[op] > 1) {
+            grid_wait(a, PARTIALS + op, n);
             finish_slices(a, s, &what);
-            if (op != OP_OUTPUT) grid_barrier(a, &passed);
-        } else if (op != OP_OUTPUT) grid_wait(a, &passed);
-        STAMP(op * 4 + 3)
+            if (op != OP_OUTPUT) grid_tell(next_inputs(a, n).counter);
+        }
         if (op != OP_QKV) continue;
-        if (threadIdx.x == 0) shared_release(shared_address(s->begun + 1), i + 1);
+        grid_wait(a, HEADS, n);
+        if (threadIdx.x == 0) mbarrier_arrive(shared_address(s->attention));
         if (a->step.neighbours) {
             place_all<HD, FP8>(a, s, l, i);
-            grid_barrier(a, &passed);
+            grid_tell(counter_at(a, PLACED));
+            grid_wait(a, PLACED, n);
         }
-        attend_all<HD, FP8>(a, s, l, i, KIND == MATRIX_BF16);
-        STAMP(16)
-        grid_barrier(a, &passed);
+        STAMP(8)
+        attend_all<HD, FP8>(a, s, l, i, form_of(KIND));
+        STAMP(9)
+        grid_tell(counter_at(a, INPUTS + OP_O * PARTS_MAX));
+        leave_inputs(s);
     }
 }
 
@@ -228,9 +242,12 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
         fence_barriers();
     }
     if (threadIdx.x == 0) {
-        s.begun[0] = s.begun[1] = 0;
+        mbarrier_init(shared_address(s.begun), 1);
+        mbarrier_init(shared_address(s.attention), 1);
         mbarrier_init(shared_address(s.placed), 2);
-        mbarrier_init(shared_address(s.loaded), 1);
+        mbarrier_init(shared_address(s.inputs_empty), WARPS);
+        for (int p = 0; p < PARTS_MAX; p++) mbarrier_init(shared_address(&s.loaded[p]), 32);
+        fence_barriers();
     }
     read_step(a, &s);
     __syncthreads();
@@ -238,7 +255,7 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
         registers_give<OTHER_REGISTERS>();
         if (threadIdx.x >= CONSUMERS + 128) finish_all<KIND, OUT_KIND>(a, &s);
         else if (threadIdx.x < CONSUMERS + 32) produce<KIND, OUT_KIND>(a, &s, ring);
-        else if (threadIdx.x < CONSUMERS + 64) prefetch_layers(a, &s);
+        else if (threadIdx.x < CONSUMERS + 64) load_all<KIND, OUT_KIND>(a, &s);
         else if (!a->step.neighbours)
             place_units<HD, FP8>(a, &s, threadIdx.x >= CONSUMERS + 96);
     } else {
@@ -249,7 +266,7 @@ static __global__ void __launch_bounds__(THREADS, 1) decode_kernel(const __grid_
 }
 
 /* What the end of a layer leaves, of the embeddings: a block a column. And the counters start at 0. */
-static __global__ void __launch_bounds__(1024) decode_begin(const __grid_constant__ struct kernel_args a, const float *weight, bool bf16, int counters)
+static __global__ void __launch_bounds__(1024) decode_begin(const __grid_constant__ struct kernel_args a, const float *weight, struct input_form form, int counters)
 {
     __shared__ float warps[32];
     int tid = (int)threadIdx.x, quads = a.embedding / 4;
@@ -270,12 +287,12 @@ static __global__ void __launch_bounds__(1024) decode_begin(const __grid_constan
     if (tid == 0) a.factor[blockIdx.x] = factor;
     for (int i = tid; i < quads; i += 1024) {
         float4 v = x[i], g = __ldg((const float4 *)weight + i);
-        ((uint2 *)(a.ready + (int64_t)blockIdx.x * a.embedding))[i] =
-            make_uint2(to_form(v.x * g.x * factor, bf16) | (uint32_t)to_form(v.y * g.y * factor, bf16) << 16,
-                       to_form(v.z * g.z * factor, bf16) | (uint32_t)to_form(v.w * g.w * factor, bf16) << 16);
+        uint32_t *to = (uint32_t *)(a.ready + (int64_t)blockIdx.x * a.embedding);
+        to[place_in_form(4 * i, form) / 2] = to_form(v.x * g.x * factor, form.bf16) | (uint32_t)to_form(v.y * g.y * factor, form.bf16) << 16;
+        to[place_in_form(4 * i + 2, form) / 2] = to_form(v.z * g.z * factor, form.bf16) | (uint32_t)to_form(v.w * g.w * factor, form.bf16) << 16;
     }
     if (blockIdx.x > 0) return;
-    if (tid == 0) *a.barrier = 0;
+    for (int c = tid; c < COUNTERS * COUNTER_APART; c += 1024) a.arrived[c] = 0;
     for (int c = tid; c < counters; c += 1024) a.claimed[c] = 0;
 }
 
@@ -354,11 +371,26 @@ static int slices_for(int k, int cols, enum matrix_kind kind, int limit)
     return 0;
 }
 
+/* The parts of an operation's inputs, and its first group of tiles. */
+static void divide_inputs(const struct decode *d, struct kernel_args *a, int op, int k)
+{
+    int chunk = kind_chunk(op == OP_OUTPUT ? d->out_kind : d->kind), stages = (k + chunk - 1) / chunk, each = (stages + PARTS_MAX - 1) / PARTS_MAX;
+    int before = op == OP_QKV || op == OP_OUTPUT ? OP_DOWN : op - 1;
+    if (op == OP_O || a->slices[before] > 1) each = stages; /* all of it comes at once */
+    int parts = (stages + each - 1) / each, lead = (parts - 1) * each;
+    int tiles = (op == OP_QKV ? (a->q_dim + 2 * a->kv_dim) : op == OP_FFN ? 2 * a->feed_forward : op == OP_OUTPUT ? a->vocabulary : a->embedding) / TILE_ROWS;
+    int group = lead == 0 || a->slices[op] > 1 ? 1 : (LEAD_STAGES + lead - 1) / lead;
+    if (group > GROUP_MAX) group = GROUP_MAX;
+    if (group > tiles / d->blocks) group = tiles / d->blocks; /* of which there must be as many for every block */
+    a->parts_k[op] = each * chunk;
+    a->group[op] = group < 1 ? 1 : group;
+}
+
 /* How shared memory is divided for a number of columns. */
 static bool divide(const struct decode *d, int cols, struct kernel_args *a)
 {
     if (a->step.invariant) cols = DECODE_COLS_MAX; /* k in as many slices, whatever the batch */
-    int ks[5] = {a->embedding, a->q_dim, a->embedding, a->feed_forward, a->embedding}, most = 0, angles = cols * 2 * a->rotated * 4;
+    int ks[5] = {a->embedding, a->q_dim, a->embedding, a->feed_forward, a->embedding}, most = 0, offsets = 0, angles = cols * 2 * a->rotated * 4;
     for (int op = 0; op < 5; op++) {
         enum matrix_kind kind = op == OP_OUTPUT ? d->out_kind : d->kind;
         int slices = slices_for(ks[op], cols, kind, d->shared_max - SHARED_SMALL - angles - STAGES_LEAST * STAGE_BYTES);
@@ -366,11 +398,15 @@ static bool divide(const struct decode *d, int cols, struct kernel_args *a)
         int slice_k = ((ks[op] + 127) / 128 + slices - 1) / slices * 128, bytes = cols * inputs_stride(kind, slice_k) * 2;
         a->slices[op] = slices;
         most = bytes > most ? bytes : most;
+        int groups = kind == MATRIX_W4 ? slice_k / W4_GROUP * cols * 4 : 0;
+        offsets = groups > offsets ? groups : offsets;
     }
+    for (int op = 0; op < 5; op++) divide_inputs(d, a, op, ks[op]);
     int attend = attend_bytes(a->head_dim);
     a->inputs_bytes = ((attend > most ? attend : most) + 127) / 128 * 128;
+    a->offsets_bytes = (offsets + 127) / 128 * 128;
     a->angles_bytes = angles;
-    a->stages = (d->shared_max - SHARED_SMALL - angles - a->inputs_bytes) / STAGE_BYTES;
+    a->stages = (d->shared_max - SHARED_SMALL - angles - a->inputs_bytes - a->offsets_bytes) / STAGE_BYTES;
     if (a->stages > STAGES_MAX) a->stages = STAGES_MAX;
     return a->stages >= 2;
 }
@@ -405,7 +441,7 @@ static size_t carve_all(struct kernel_args *a, uint8_t *base)
     a->split_out = (float *)carve(base, &used, tasks * SPLITS_MAX * HEADS_TILE * a->head_dim, 4);
     a->split_max = (float *)carve(base, &used, tasks * SPLITS_MAX * 16, 4);
     a->split_arrived = (unsigned *)carve(base, &used, tasks, 4);
-    a->barrier = (unsigned *)carve(base, &used, 1, 4);
+    a->arrived = (unsigned *)carve(base, &used, COUNTERS * COUNTER_APART, 4);
     a->claimed = (unsigned *)carve(base, &used, (4 * a->layers + 1) * SLICES_MAX, 4);
     return used;
 }
@@ -491,8 +527,8 @@ enum err_code decode_run(struct decode *d, const struct decode_step *step, cudaS
         return err_set(e, ERR_INTERNAL, "the decode kernel cannot take %d columns", step->cols);
     int tasks = step->cols * a.kv_heads * ((a.heads / a.kv_heads + HEADS_TILE - 1) / HEADS_TILE);
     a.splits = step->invariant ? 0 : d->blocks / tasks < 1 ? 1 : d->blocks / tasks > SPLITS_MAX ? SPLITS_MAX : d->blocks / tasks;
-    LAUNCH(decode_begin, (unsigned)step->cols, 1024, 0, stream, a, d->first_norm, d->kind == MATRIX_BF16, (4 * a.layers + 1) * SLICES_MAX);
-    size_t bytes = (size_t)(a.stages * STAGE_BYTES + a.inputs_bytes + a.angles_bytes) + SHARED_SMALL;
+    LAUNCH(decode_begin, (unsigned)step->cols, 1024, 0, stream, a, d->first_norm, form_of(d->kind), (4 * a.layers + 1) * SLICES_MAX);
+    size_t bytes = (size_t)(a.stages * STAGE_BYTES + a.inputs_bytes + a.offsets_bytes + a.angles_bytes) + SHARED_SMALL;
     cudaError_t status = cudaGetLastError();
     if (status == cudaSuccess) status = LAUNCH_TOGETHER(d->kernel, d->blocks, THREADS, bytes, stream, a);
     return cuda_check(status, "the decode kernel", e);
@@ -504,9 +540,9 @@ void decode_profile(void)
 {
     static long long stamps[132][32];
     (void)cudaMemcpyFromSymbol(stamps, decode_stamps, sizeof stamps);
-    static const char *const name[] = {"norm", "qkv", "wait", "attend", "wait", "load", "o", "wait", "norm", "ffn", "wait", "load", "down", "wait"};
-    static const int order[] = {0, 1, 2, 3, 16, 4, 5, 6, 8, 9, 10, 12, 13, 14, 15};
-    for (int i = 0; i < 14; i++) {
+    static const char *const name[] = {"qkv", "wait", "attend", "tell", "o", "wait", "ffn", "wait", "down"};
+    static const int order[] = {0, 1, 8, 9, 2, 3, 4, 5, 6, 7};
+    for (int i = 0; i < 9; i++) {
         long long least = 1LL << 60, most = 0, sum = 0;
         for (int b = 0; b < 132; b++) {
             long long d = stamps[b][order[i + 1]] - stamps[b][order[i]];

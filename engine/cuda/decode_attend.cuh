@@ -360,7 +360,7 @@ static __device__ __forceinline__ bool unit_at(const struct kernel_args *a, cons
 
 template <int HD, bool FP8>
 static __device__ __forceinline__ void attend_unit(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer,
-                                                   const struct unit *u, bool bf16)
+                                                   const struct unit *u, struct input_form form)
 {
     int tid = (int)threadIdx.x, warp = tid >> 5, group = a->heads / a->kv_heads;
     int col = u->col, kv_head = u->kv_head, part = u->part, task = u->task, split = u->split, begin = u->begin, end = u->end;
@@ -368,7 +368,7 @@ static __device__ __forceinline__ void attend_unit(const struct kernel_args *a, 
     int heads = min(HEADS_TILE, group - part * HEADS_TILE), head0 = kv_head * group + part * HEADS_TILE;
     /* The warps take halves of pages in turn. The last one holds what the placers are about to place. */
     int half = 2 * begin + warp, halves = u->last ? u->position / HALF + 1 : 2 * end, fresh = u->last ? halves - 1 : halves;
-    struct keys<HD, FP8> k;
+    struct keys<HD, FP8> k = {};
     if (half < fresh) load_keys<HD, FP8>(&k, kv_block(a, layer, page_of(a, s, col, half / 2), kv_head), half % 2 * HALF);
     for (int h = warp; h < HEADS_TILE; h += WARPS) {
         float *row = w.row + warp * HD;
@@ -407,7 +407,7 @@ static __device__ __forceinline__ void attend_unit(const struct kernel_args *a, 
 #pragma unroll 4
         for (int n = 0; n < warps; n++) out += w.max[n * 8 + i / HD] * w.out[n * HEADS_TILE * HD + i];
         if (u->splits > 1) __stcg(a->split_out + at * (HEADS_TILE * HD) + i, out);
-        else if (i < heads * HD) to[i] = to_form(out * w.sum[i / HD], bf16);
+        else if (i < heads * HD) to[place_in_form(i, form)] = to_form(out * w.sum[i / HD], form.bf16);
     }
     if (u->splits > 1) {
         if (tid < 16) __stcg(a->split_max + at * 16 + tid, w.sum[8 + tid]);
@@ -427,7 +427,7 @@ static __device__ __forceinline__ void attend_unit(const struct kernel_args *a, 
                 float out = 0;
 #pragma unroll 4
                 for (int n = 0; n < u->splits; n++) out += w.max[n * 8 + i / HD] * __ldcg(outs + n * (HEADS_TILE * HD) + i);
-                to[i] = to_form(out * w.sum[i / HD], bf16);
+                to[place_in_form(i, form)] = to_form(out * w.sum[i / HD], form.bf16);
             }
         }
     }
@@ -456,7 +456,7 @@ static __device__ void place_units(const struct kernel_args *a, const struct sha
 #pragma unroll 1
     for (int i = 0; i < a->layers; i++) {
         const struct kernel_layer *l = a->layer + i;
-        shared_wait(shared_address(s->begun + 1), i + 1);
+        mbarrier_wait(shared_address(s->attention), (uint32_t)i & 1);
 #pragma unroll 1
         for (int n = (int)blockIdx.x; n < units; n += (int)gridDim.x) {
             if (!unit_at(a, s, l, n, &u) || !u.last) continue;
@@ -470,13 +470,14 @@ static __device__ void place_units(const struct kernel_args *a, const struct sha
 }
 
 template <int HD, bool FP8>
-static __device__ __forceinline__ void attend_all(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer, bool bf16)
+static __device__ __forceinline__ void attend_all(const struct kernel_args *a, const struct shared *s, const struct kernel_layer *l, int layer, struct input_form form)
 {
     int units = units_of(a);
     struct unit u;
 #pragma unroll 1
     for (int n = (int)blockIdx.x; n < units; n += (int)gridDim.x)
-        if (unit_at(a, s, l, n, &u)) attend_unit<HD, FP8>(a, s, l, layer, &u, bf16);
+        if (unit_at(a, s, l, n, &u)) attend_unit<HD, FP8>(a, s, l, layer, &u, form);
+    if (!a->step.neighbours) mbarrier_wait(shared_address(s->placed), (uint32_t)layer & 1); /* the placers are never more than a layer behind */
 }
 
 #endif

@@ -21,6 +21,11 @@ enum {
     RED_FLOATS = WARPS * TILE_ROWS * DECODE_COLS_MAX, /* the warps' sums of one tile */
     SUMS = 3,                 /* tiles whose sums wait for the finishers */
     SLICES_MAX = 8,           /* of k, where a batch's inputs do not fit shared memory */
+    PARTS_MAX = 8,            /* of an operation's inputs: each is waited for by itself */
+    GROUP_MAX = 4,            /* tiles that a block begins an operation with, their sums side by side */
+    COLS_BY_LANES = 2,        /* of inputs; more come by bulk copies */
+    LEAD_STAGES = 5,          /* what a block should have to do before it needs the last part: some 5 µs */
+    COUNTER_APART = 32,       /* words: a counter that others poll has a line of its own */
     HEADS_TILE = 8,           /* query heads of one KV head that are worked on together */
     SPLITS_MAX = 16, SPLIT_PAGES = 8, /* with less, another block is not worth it */
     PAGE = CUDA_PAGE_TOKENS, PAGES_NEAR = 64,
@@ -28,6 +33,14 @@ enum {
 };
 
 enum op { OP_QKV, OP_O, OP_FFN, OP_DOWN, OP_OUTPUT };
+
+/* What blocks wait for. A counter grows by the number of blocks in every layer. */
+enum {
+    INPUTS = 0,                   /* (5, PARTS_MAX) the parts of an operation's inputs */
+    PARTIALS = 5 * PARTS_MAX,     /* (5) an operation's slices have left their sums */
+    HEADS = PARTIALS + 5, PLACED, /* Q, K and V; the new K and V are in their pages, where columns look at each other's */
+    COUNTERS
+};
 
 /* The panels of an operation: tile t is panels 2t and 2t + 1 of `a`, or (gate and up) panel t of each. */
 struct kernel_op {
@@ -51,7 +64,8 @@ struct kernel_args {
     const float *output_norm, *output_bias;
     struct kv_cache kv;
     struct decode_step step;
-    int slices[5], stages, inputs_bytes, angles_bytes; /* slices of k by op; of shared memory */
+    int slices[5], parts_k[5], group[5]; /* by op: slices of k, k's of a part of the inputs, tiles of the first group */
+    int stages, inputs_bytes, offsets_bytes, angles_bytes; /* of shared memory */
     int splits;                          /* of attention; 0: by each column's length */
     float *qkv;                          /* (cols, q_dim + 2 kv_dim) */
     uint16_t *attended, *middle;         /* (cols, q_dim), (cols, feed_forward) in the layers' form */
@@ -62,7 +76,8 @@ struct kernel_args {
     float *partial;                      /* (tiles, slices, 16, 8): where k is sliced */
     float *split_out, *split_max;        /* (cols × kv heads × head tiles, splits, 8 × head_dim), (…, 2 × 8) */
     unsigned *split_arrived;             /* zero between steps */
-    unsigned *barrier, *claimed;         /* zero when a step begins: arrivals; (operations, SLICES_MAX) tiles beyond the blocks' first */
+    unsigned *arrived, *claimed;         /* zero when a step begins: (COUNTERS) blocks that have come so far; (operations, SLICES_MAX) tiles
+                                          * beyond the blocks' first */
 };
 
 /* The k's of a stage. */
@@ -86,15 +101,29 @@ static __device__ __forceinline__ struct op_shape op_shape(const struct kernel_a
     return s;
 }
 
-/* A block's part in an operation: it works on one slice of k, with `count` blocks altogether. Its first tile is settled; the
- * others it claims from a counter when it comes to them, since the memory serves some multiprocessors faster than others. */
+static __device__ __forceinline__ unsigned *counter_at(const struct kernel_args *a, int which)
+{
+    return a->arrived + which * COUNTER_APART;
+}
+
+/* How far a counter is when all blocks have come to operation n's inputs (INPUTS), or from it (the others). */
+static __device__ __forceinline__ unsigned arrivals(const struct kernel_args *a, int n, bool inputs)
+{
+    int i = n / 4;
+    return (unsigned)(inputs && n % 4 == 0 && i < a->layers ? i : i < a->layers ? i + 1 : 1) * gridDim.x;
+}
+
+/* A block's part in an operation: it works on one slice of k, with `count` blocks altogether. Its first `group` tiles are settled,
+ * `count` apart; it goes through them together, one part of the inputs after another, so that it has something to do until the last
+ * part is there. The other tiles it claims one by one from a counter, since the memory serves some multiprocessors faster than others. */
 struct walk {
-    int slice, count, first;
+    int slice, count, first, group;
 };
 
-static __device__ __forceinline__ struct walk walk_op(const struct op_shape *s)
+static __device__ __forceinline__ struct walk walk_op(const struct kernel_args *a, const struct op_shape *s, int op)
 {
     struct walk w;
+    w.group = a->group[op];
     w.count = (int)gridDim.x / s->slices;
     w.slice = (int)blockIdx.x % s->slices;
     int index = (int)blockIdx.x / s->slices;
@@ -137,6 +166,20 @@ static __device__ __forceinline__ void ring_next(struct ring *r)
     }
 }
 
+/* How an operation's inputs lie: for BF16 weights they are BF16, else F16. For W4 the second and third pair of each 8 change places:
+ * a word's 8 weights come as those in the low halves of its bytes and those in the high ones. */
+struct input_form {
+    bool bf16, w4;
+};
+static __host__ __device__ __forceinline__ struct input_form form_of(int kind)
+{
+    return {kind == MATRIX_BF16, kind == MATRIX_W4};
+}
+static __device__ __forceinline__ int place_in_form(int k, struct input_form form)
+{
+    return form.w4 ? (k & ~6) | (k & 2) << 1 | (k & 4) >> 1 : k;
+}
+
 static __device__ __forceinline__ uint16_t to_form(float v, bool bf16)
 {
     if (bf16) return __bfloat16_as_ushort(__float2bfloat16_rn(v));
@@ -160,26 +203,29 @@ static __device__ __forceinline__ void turn_next(struct turn *t)
 /* Shared memory. */
 struct shared {
     uint8_t *ring, *inputs; /* inputs: attention's work space too */
+    float *offsets; /* (groups of a slice, cols) W4: what comes off a group's sums */
     float *sums;   /* (SUMS, WARPS, 16, 8) */
     float *warp;   /* (FINISHERS / 32, 8) */
     float *rms, *factor, *norm; /* (8) by column: 1 / root mean square of x, what `ready` was multiplied by, rms / factor */
     float *angles; /* (cols, 2 × rotated) */
     float *rows;   /* (2, 128) the placers' work space */
     int *flag;     /* (4) */
-    int *begun;    /* (2) operations that the consumers have begun; layers whose attention they have begun. Nobody else in the
-                    * block watches the grid's barrier: each watcher costs the memory that holds it more than it seems. */
     int *then;     /* (STAGES_MAX) with the last piece of a tile: the block's next tile, or one that is not there */
     int *sums_then; /* (SUMS) the same, with the tile's sums */
     int *position, *run_of, *pages; /* (8), (8), (8, PAGES_NEAR) of the step; a longer table's rest is read where it lies */
     uint64_t *full, *empty;           /* (STAGES_MAX) of the ring */
     uint64_t *sums_full, *sums_empty; /* (SUMS) */
-    uint64_t *loaded;                 /* a phase a load of inputs */
+    uint64_t *loaded;                 /* (PARTS_MAX) a phase a load of a part of the inputs */
+    uint64_t *inputs_empty;           /* a phase an operation: its inputs, and attention's work space, are used up */
+    uint64_t *begun;                  /* a phase an operation: its inputs are all there. One thread of the block at a time watches the
+                                       * grid's counters: each watcher costs the memory that holds them more than it seems. */
+    uint64_t *attention;              /* a phase a layer: its Q, K and V are there */
     uint64_t *placed;                 /* a phase a layer: this block's new K and V are in their pages */
 };
 enum {
     SHARED_FLOATS = SUMS * RED_FLOATS + FINISHERS / 32 * 8 + 3 * 8 + 2 * 128,
     SHARED_INTS = 8 + STAGES_MAX + SUMS + 1 + 16 + 8 * PAGES_NEAR,
-    SHARED_SMALL = (SHARED_FLOATS + SHARED_INTS) * 4 + (2 * (STAGES_MAX + SUMS) + 2) * 8 + 64
+    SHARED_SMALL = (SHARED_FLOATS + SHARED_INTS) * 4 + (2 * (STAGES_MAX + SUMS) + PARTS_MAX + 4) * 8 + 64
 };
 
 #endif

@@ -101,16 +101,18 @@ static __device__ __forceinline__ void mbarrier_arrive(uint32_t bar)
 #endif
 }
 
+/* The warp sleeps until the phase is over: without a time (in ns) the hardware wakes it every now and then, and many that wait take
+ * a good part of the instructions that could be issued. */
 static __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity)
 {
 #if __CUDA_ARCH__ >= 900
     asm volatile("{\n"
                  ".reg .pred done;\n"
                  "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, %2;\n"
                  "@!done bra again;\n"
                  "}\n" ::"r"(bar),
-                 "r"(parity)
+                 "r"(parity), "r"(10000000)
                  : "memory");
 #endif
 }
@@ -161,6 +163,20 @@ static __device__ __forceinline__ void bulk_copy_shared(uint32_t to, const void 
 #endif
 }
 
+/* 16 bytes into shared memory, beside the thread's other work. */
+static __device__ __forceinline__ void copy_16(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
+}
+
+/* The thread arrives at the barrier when its copies of 16 bytes are there. */
+static __device__ __forceinline__ void copies_arrive(uint32_t bar)
+{
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(bar) : "memory");
+#endif
+}
+
 /* A range (16-byte aligned) into the second-level cache. */
 static __device__ __forceinline__ void prefetch_l2(const void *from, uint32_t bytes)
 {
@@ -188,22 +204,6 @@ template <int n> static __device__ __forceinline__ void registers_take()
 static __device__ __forceinline__ void barrier_sync(int id, int threads)
 {
     asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
-}
-
-/* A number in shared memory that one thread of the block raises and others wait for. */
-static __device__ __forceinline__ void shared_release(uint32_t to, int value)
-{
-    asm volatile("st.release.cta.shared.s32 [%0], %1;\n" ::"r"(to), "r"(value) : "memory");
-}
-
-static __device__ __forceinline__ void shared_wait(uint32_t from, int value)
-{
-    for (;;) {
-        int now;
-        asm volatile("ld.acquire.cta.shared.s32 %0, [%1];\n" : "=r"(now) : "r"(from) : "memory");
-        if (now >= value) return;
-        __nanosleep(40);
-    }
 }
 
 static __device__ __forceinline__ void count_release(unsigned *counter)

@@ -352,6 +352,16 @@ int main(int argc, char **argv)
     struct shape fp8 = {"fp8, fp8 kv", MATRIX_FP8, MATRIX_FP8, 512, 2, 4, 2, 128, 1152, 520, false, false, false, true, false, 0, 0};
     struct shape bf16 = {"bf16, bias, window", MATRIX_BF16, MATRIX_BF16, 512, 2, 8, 4, 64, 1152, 520, true, true, false, false, false, 40, 0};
     struct shape f16 = {"f16, q/k norms, gelu, softcap", MATRIX_F16, MATRIX_F16, 512, 2, 12, 1, 128, 640, 333, true, false, true, false, true, 0, 20};
+    /* Inputs of several parts, and tiles enough for every block to begin with a group of them. */
+    struct shape parts_w4 = {"w4, parts", MATRIX_W4, MATRIX_F16, 4352, 2, 2, 1, 128, 2176, 4224, false, false, false, false, false, 0, 0};
+    struct shape parts_fp8 = {"fp8, parts", MATRIX_FP8, MATRIX_F16, 2176, 2, 4, 2, 64, 2176, 4224, true, true, false, false, false, 0, 0};
+    struct shape parts_f16 = {"f16, parts", MATRIX_F16, MATRIX_F16, 1152, 2, 12, 2, 64, 4480, 4224, true, false, false, false, false, 0, 0};
+    if (few) {
+        parts_w4.ffn = 384, parts_w4.vocabulary = 300;
+        parts_fp8.d = 2176, parts_fp8.ffn = 640, parts_fp8.vocabulary = 300;
+        parts_f16.d = 1152, parts_f16.ffn = 2176, parts_f16.vocabulary = 512;
+    }
+    const struct shape *parts[] = {&parts_w4, &parts_fp8, &parts_f16};
     const struct shape *all[] = {&w4, &fp8, &bf16, &f16};
     static const int contexts[] = {0, 1, 31, 32, 33, 63, 300, 1100};
     for (const struct shape *s : all)
@@ -360,6 +370,7 @@ int main(int argc, char **argv)
             else if (context == 33) check(s, context, 1 + (int)(random_u32() % 3), false);
     if (few) {
         for (const struct shape *s : all) check(s, 14, 3, true);
+        for (const struct shape *s : parts) check(s, 3, 1 + (int)(random_u32() % 2), false);
         printf("%d passed, %d failed\n", passes, failures);
         return failures ? 1 : 0;
     }
@@ -369,6 +380,8 @@ int main(int argc, char **argv)
         check(s, 600, 3, true);
         check(s, 90, 1, false);
     }
+    for (const struct shape *s : parts)
+        for (int cols : {1, 3, 8}) check(s, 40, cols, false);
     /* Inputs too wide for one block: k in slices. */
     struct shape wide = {"w4, wide", MATRIX_W4, MATRIX_F16, 8192, 1, 64, 8, 128, 22016, 256, false, false, false, false, false, 0, 0};
     check(&wide, 70, 8, false);

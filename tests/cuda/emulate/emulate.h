@@ -103,6 +103,11 @@ static inline unsigned __ballot_sync(unsigned, int yes)
     return bits;
 }
 
+static inline int __ffs(int x)
+{
+    return __builtin_ffs(x);
+}
+
 static inline int __any_sync(unsigned mask, int yes)
 {
     return __ballot_sync(mask, yes) != 0;

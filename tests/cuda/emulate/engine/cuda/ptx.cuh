@@ -102,6 +102,17 @@ static inline void bulk_copy_shared(uint32_t to, const void *from, uint32_t byte
     bulk_copy(to, from, bytes, bar, 0);
 }
 
+static inline void copy_16(uint32_t to, const void *from)
+{
+    memcpy(emulate_arena + to, emulate_aligned((const uint4 *)from), 16);
+    emulate_yield();
+}
+
+static inline void copies_arrive(uint32_t bar)
+{
+    mbarrier_arrive(bar);
+}
+
 static inline uint64_t policy_evict_first(void)
 {
     return 0;
@@ -116,19 +127,6 @@ template <int n> static inline void registers_take(void) {}
 static inline void barrier_sync(int id, int threads)
 {
     emulate_barrier(id, threads);
-}
-
-static inline void shared_release(uint32_t to, int value)
-{
-    memcpy(emulate_arena + to, &value, 4);
-}
-
-static inline void shared_wait(uint32_t from, int value)
-{
-    for (int now;; emulate_yield()) {
-        memcpy(&now, emulate_arena + from, 4);
-        if (now >= value) return;
-    }
 }
 
 static inline void count_release(unsigned *counter)
