@@ -394,6 +394,38 @@ static void step(const struct kind *kind)
     for (int s = 0; s < 4; s++) rotation_free(&r[s]);
 }
 
+/* Instances of the wide kernel one by one: microseconds and share of the read rate of a layer's four products (in a graph), and all layers'. */
+static void w4wide(void)
+{
+    static const int shapes[][2] = {{10240, 8192}, {8192, 8192}, {44032, 8192}, {8192, 22016}}, cols[] = {16, 32, 48, 64, 96, 128};
+    struct rotation r[4];
+    if (!matmul_has_wide(m)) return;
+    for (int s = 0; s < 4; s++) r[s] = rotation_new(&KINDS[0], shapes[s][0], shapes[s][1]);
+    for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++) {
+        if (only_cols && only_cols != cols[c]) continue;
+        for (int i = 0; i < wide_kernels(); i++) {
+            char name[40];
+            double sum = 0;
+            struct matmul_tuning tuning = {WAY_WIDE, i, 0, 0, 0, false};
+            if (wide_kernel_cols(i) != cols[c]) continue;
+            if (i < 8) (void)snprintf(name, sizeof name, "%d old %d", wide_kernel_cols(i), i);
+            else w4_kernel_name(i - 8, name, sizeof name);
+            matmul_set_tuning(m, &tuning);
+            printf("%3d columns, %-22s", cols[c], name);
+            for (int s = 0; s < 4; s++) {
+                struct operand x = inputs(FORM_F16, cols[c], shapes[s][1]);
+                double t = seconds_in_graph(&r[s], &x, s & 1 ? INTO_F32_ADD : INTO_F32, 3);
+                printf(" %6.1f (%2.0f %%)", t * 1e6, 100 * (double)bytes_of(&KINDS[0], shapes[s][0], shapes[s][1]) / t / read_rate);
+                sum += t;
+            }
+            printf("  95 layers %6.2f ms\n", sum * 95e3);
+            (void)fflush(stdout);
+        }
+    }
+    matmul_set_tuning(m, NULL);
+    for (int s = 0; s < 4; s++) rotation_free(&r[s]);
+}
+
 int main(int argc, char **argv)
 {
     struct err e;
@@ -415,6 +447,11 @@ int main(int argc, char **argv)
     printf("%s: reads %.0f GB/s; cuBLASLt, 8192 cubed: BF16 %.0f TFLOP/s, E4M3 %.0f TFLOP/s\n", p.name, read_rate / 1e9, rate_16 / 1e12, rate_8 / 1e12);
     if (!strcmp(mode, "fp8wide")) {
         fp8wide();
+        matmul_close(m);
+        return 0;
+    }
+    if (!strcmp(mode, "w4wide")) {
+        w4wide();
         matmul_close(m);
         return 0;
     }

@@ -102,6 +102,11 @@ bool wide_device(void);
 int wide_kernels(void), wide_kernel_cols(int kernel);
 ERR_CHECKED enum err_code wide_run(const struct wide_call *call, cudaStream_t stream, struct err *e);
 
+int w4_kernels(void), w4_kernel_cols(int kernel);
+bool w4_kernel_right(int kernel);
+void w4_kernel_name(int kernel, char *name, size_t size);
+ERR_CHECKED enum err_code w4_run(const struct wide_call *call, int kernel, cudaStream_t stream, struct err *e);
+
 /* ---- the wide kernel of FP8 weights × E4M3 inputs ---- */
 
 struct wide8_call {

@@ -291,12 +291,12 @@ bool wide_device(void)
 
 int wide_kernels(void)
 {
-    return KERNEL_COUNT;
+    return KERNEL_COUNT + w4_kernels();
 }
 
 int wide_kernel_cols(int kernel)
 {
-    return KERNELS[kernel].cols;
+    return kernel < KERNEL_COUNT ? KERNELS[kernel].cols : w4_kernel_cols(kernel - KERNEL_COUNT);
 }
 
 /* The narrowest that holds the columns; of more columns than any holds, the one that pads them least. Of equal ones the first where
@@ -328,6 +328,7 @@ static enum err_code launch(const struct wide_call *c, const struct wide_kernel 
 
 enum err_code wide_run(const struct wide_call *c, cudaStream_t stream, struct err *e)
 {
+    if (c->kernel >= KERNEL_COUNT) return w4_run(c, c->kernel - KERNEL_COUNT, stream, e);
     const struct wide_kernel *kernel = c->kernel >= 0 ? &KERNELS[c->kernel] : kernel_for(c->cols, c->w->rows, c->multiprocessors);
     uint64_t bit = (uint64_t)1 << (kernel - KERNELS);
     int64_t tile = (int64_t)kernel->cols * c->w->k * 2, most = c->inputs_bytes / tile * kernel->cols;

@@ -37,6 +37,14 @@ static __device__ __forceinline__ uint32_t and_or(uint32_t x, uint32_t mask, uin
     return y;
 }
 
+/* (x & mask) ^ bits. */
+static __device__ __forceinline__ uint32_t and_xor(uint32_t x, uint32_t mask, uint32_t bits)
+{
+    uint32_t y;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;\n" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
+    return y;
+}
+
 static __device__ __forceinline__ uint32_t half2_bits(__half2 h)
 {
     return *reinterpret_cast<uint32_t *>(&h);

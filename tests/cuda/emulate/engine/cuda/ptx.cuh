@@ -58,6 +58,11 @@ static inline uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits)
     return (x & mask) | bits;
 }
 
+static inline uint32_t and_xor(uint32_t x, uint32_t mask, uint32_t bits)
+{
+    return (x & mask) ^ bits;
+}
+
 static inline uint32_t half2_bits(__half2 h)
 {
     uint32_t u;
