@@ -182,7 +182,7 @@ static __device__ __forceinline__ void join_chunks(const float *partial, int64_t
 /* ---- maps of tensors, which the driver writes (matmul_wgmma_fp8.cu) ---- */
 
 bool tensor_maps(void); /* whether it does */
-/* Boxes of `box` elements (of 1 or 4 bytes) by `box_rows` rows of a matrix (rows, k), zeros beyond its edges; of 128 bytes: swizzled. */
+/* Boxes of `box` elements (of 1, 2 or 4 bytes) by `box_rows` rows of a matrix (rows, k), zeros beyond its edges; of 128 bytes: swizzled. */
 bool tensor_map(CUtensorMap *map, const void *data, int rows, int k, int element, int box, int box_rows);
 
 /* Whether a wide kernel runs on this device. Compiled for sm_90 without the a, or for older cards alone, it is empty: it has hardly a

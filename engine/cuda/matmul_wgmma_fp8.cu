@@ -269,7 +269,7 @@ bool tensor_map(CUtensorMap *map, const void *data, int rows, int k, int element
 {
     cuuint64_t sizes[2] = {(cuuint64_t)k, (cuuint64_t)rows}, apart[1] = {(cuuint64_t)k * (cuuint64_t)element};
     cuuint32_t boxes[2] = {(cuuint32_t)box, (cuuint32_t)box_rows}, steps[2] = {1, 1};
-    return encode(map, element == 4 ? CU_TENSOR_MAP_DATA_TYPE_UINT32 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, (void *)data, sizes, apart, boxes, steps,
+    return encode(map, element == 4 ? CU_TENSOR_MAP_DATA_TYPE_UINT32 : element == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, (void *)data, sizes, apart, boxes, steps,
                   CU_TENSOR_MAP_INTERLEAVE_NONE, box * element == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }

@@ -29,10 +29,10 @@
 enum { UNIT = W4_GROUP, AT_ONCE = 4 /* chunks that a thread joins together */ };
 enum { SHARED_MOST = 232448, BARRIER_BYTES = 1024 };
 /* How weights are decoded: off by a known number; minus 8; minus 8 and × scale. The others leave out what a bench wants to know. */
-enum mode { OFF, LESS, SCALED, NO_PRODUCTS, NO_DECODING, ONLY_COPIES };
+enum mode { OFF, LESS, SCALED, DIRECT /* LESS, inputs lie turned: nothing to prepare */, NO_PRODUCTS, NO_DECODING, ONLY_COPIES };
 
 struct w4_args {
-    CUtensorMap weights; /* (panels, units × 132 words) */
+    CUtensorMap weights, turned; /* (panels, units × 132 words); DIRECT: the inputs */
     const uint4 *x;      /* (cols, k) F16 */
     uint8_t *inputs;     /* (column tiles, units, input_bytes): x as the tensor cores want it */
     struct results to;
@@ -133,8 +133,10 @@ template <int N, int MT, int WGS, int MODE> static __device__ __forceinline__ vo
     struct walk walk = walk_begin(&a->deal, (int)blockIdx.x);
     while (early < shape::stages && walk_next(&a->deal, &walk, &s, (int)gridDim.x))
         for (int u = s.from; u < s.to && early < shape::stages; u++) weights(s, u, early++);
-    while (load_acquire(a->prepared) < gridDim.x) { }
-    fence_bulk();
+    if (MODE != DIRECT) {
+        while (load_acquire(a->prepared) < gridDim.x) { }
+        fence_bulk();
+    }
     struct stage_turn turn = {0, 1}; /* the first turn finds its stages empty */
     walk = walk_begin(&a->deal, (int)blockIdx.x);
     while (walk_next(&a->deal, &walk, &s, (int)gridDim.x)) {
@@ -144,7 +146,10 @@ template <int N, int MT, int WGS, int MODE> static __device__ __forceinline__ vo
             mbarrier_wait(empty + 8 * turn.stage, turn.parity);
             if (early > 0) early--;
             else weights(s, u, turn.stage);
-            bulk_copy_shared(ring + turn.stage * shape::stage_bytes, from, shape::input_bytes, full + 8 * turn.stage);
+            if (MODE == DIRECT) {
+                for (int h = 0; h < 2; h++)
+                    tensor_copy(ring + turn.stage * shape::stage_bytes + h * (N * 128), &a->turned, u * UNIT + h * 64, s.tile % a->deal.col_tiles * N, full + 8 * turn.stage);
+            } else bulk_copy_shared(ring + turn.stage * shape::stage_bytes, from, shape::input_bytes, full + 8 * turn.stage);
             turn_on<shape::stages>(&turn);
         }
     }
@@ -155,7 +160,7 @@ template <int N, int MT, int WGS, int MODE> static __device__ __forceinline__ vo
 /* Eight weights of a word, as MODE says. */
 template <int MODE> static __device__ __forceinline__ void decode(uint32_t w, __half2 scale, uint32_t (&out)[4])
 {
-    if (MODE == LESS || MODE == SCALED) {
+    if (MODE == LESS || MODE == SCALED || MODE == DIRECT) {
         decode_w4(w, out);
         if (MODE == SCALED)
 #pragma unroll
@@ -209,10 +214,9 @@ template <int N, int MT, int MODE> struct unit_work {
     template <int j> __device__ __forceinline__ void multiply(float (&sums)[MT][N / 2], uint32_t inputs)
     {
         uint32_t b = wgmma_descriptor(inputs) + (uint32_t)((j >> 1) * (N * 128 >> 4) + (j & 1) * 4);
+        constexpr bool more = j == 0 && MODE != LESS && MODE != SCALED && MODE != DIRECT, early = more && MT == 1;
         wgmma_fence();
-        if (j == 0 && MODE != LESS && MODE != SCALED)
-#pragma unroll
-            for (int m = 0; m < MT; m++) wgmma_f16<false, true>(unit[m], extra, wgmma_narrow_descriptor(inputs + N * UNIT * 2));
+        if (early) wgmma_f16<false, true>(unit[0], extra, wgmma_narrow_descriptor(inputs + N * UNIT * 2));
 #pragma unroll
         for (int s = 0; s < 2; s++)
 #pragma unroll
@@ -221,9 +225,12 @@ template <int N, int MT, int MODE> struct unit_work {
 #pragma unroll
                     for (int i = 0; i < 4; i++) asm volatile("" ::"r"(fragments[j & 1][m][s][i]));
                 } else if constexpr (MODE == SCALED) wgmma_f16(sums[m], fragments[j & 1][m][s], b + s * 2);
-                else if (MODE == LESS && j == 0 && s == 0) wgmma_f16<false>(unit[m], fragments[j & 1][m][s], b + s * 2);
+                else if (j == 0 && s == 0 && !early) wgmma_f16<false>(unit[m], fragments[j & 1][m][s], b + s * 2);
                 else wgmma_f16(unit[m], fragments[j & 1][m][s], b + s * 2);
             }
+        if (more && !early) /* not first: or the compiler makes one product of them all, and copies */
+#pragma unroll
+            for (int m = 0; m < MT; m++) wgmma_f16<true, true>(unit[m], extra, wgmma_narrow_descriptor(inputs + N * UNIT * 2));
         wgmma_commit();
     }
 };
@@ -253,11 +260,16 @@ static __device__ __forceinline__ void consume(const struct w4_args *a, uint32_t
     float sums[MT][N / 2];
     struct unit_work<N, MT, MODE> work;
     if (MODE == NO_DECODING) work.pretend(lane);
-    prepare<N, MODE, WGS * 128>(a);
-    barrier_sync(1, WGS * 128);
-    if (threadIdx.x == 0) count_release(a->prepared);
+    if (MODE != DIRECT) {
+        prepare<N, MODE, WGS * 128>(a);
+        barrier_sync(1, WGS * 128);
+        if (threadIdx.x == 0) count_release(a->prepared);
+    }
     asm volatile("" : "+r"(lane)); /* or it is computed again for every unit */
     extra_weights(lane, work.extra);
+    if (N <= 48)
+#pragma unroll
+        for (int i = 0; i < 4; i++) asm volatile("" : "+r"(work.extra[i])); /* where there are registers: they stay */
     ring += shape::input_bytes + (group * MT * 8 + warp * 2) * W4_GRANULE; /* this warp's weights */
     while (walk_next(&a->deal, &walk, &s, (int)gridDim.x)) {
 #pragma unroll
@@ -348,7 +360,7 @@ static __device__ __forceinline__ void consume(const struct w4_args *a, uint32_t
         barrier_sync(1, WGS * 128);
         if (threadIdx.x == 0 && atomicAdd(arrived, 1u) == 2 * (unsigned)count - 1) *arrived = 0; /* nobody waits for it any more */
     }
-    if (threadIdx.x == 0 && atomicAdd(a->prepared, 1u) == 2 * gridDim.x - 1) *a->prepared = 0;
+    if (MODE != DIRECT && threadIdx.x == 0 && atomicAdd(a->prepared, 1u) == 2 * gridDim.x - 1) *a->prepared = 0;
 }
 
 template <int N, int MT, int WGS, int MODE>
@@ -396,6 +408,7 @@ static const struct w4_kernel KERNELS[] = {
     W4(32, 1, 4, LESS), W4(32, 1, 4, SCALED), W4(48, 1, 4, OFF), W4(48, 1, 4, LESS), W4(48, 1, 4, SCALED), W4(64, 1, 4, OFF),
     W4(64, 1, 3, OFF), W4(64, 1, 4, LESS), W4(64, 1, 4, SCALED), W4(96, 1, 3, OFF), W4(96, 1, 3, LESS), W4(96, 1, 4, SCALED),
     W4(128, 1, 2, OFF), W4(128, 1, 3, SCALED),
+    W4(16, 1, 4, DIRECT), W4(16, 2, 3, DIRECT), W4(32, 1, 4, DIRECT), W4(48, 1, 4, DIRECT), W4(64, 1, 4, DIRECT), W4(96, 1, 3, DIRECT), W4(128, 1, 2, DIRECT),
 #ifdef __CUDACC__
     W4(16, 1, 4, NO_PRODUCTS), W4(16, 1, 4, NO_DECODING), W4(16, 1, 4, ONLY_COPIES),
     W4(64, 1, 4, NO_PRODUCTS), W4(64, 1, 4, NO_DECODING), W4(64, 1, 4, ONLY_COPIES),
@@ -420,12 +433,12 @@ int w4_kernel_cols(int kernel)
 
 bool w4_kernel_right(int kernel)
 {
-    return KERNELS[kernel].mode <= SCALED;
+    return KERNELS[kernel].mode <= DIRECT;
 }
 
 void w4_kernel_name(int kernel, char *name, size_t size)
 {
-    static const char *const modes[] = {"off", "less", "scaled", "(no products)", "(no decoding)", "(only copies)"};
+    static const char *const modes[] = {"off", "less", "scaled", "direct", "(no products)", "(no decoding)", "(only copies)"};
     const struct w4_kernel *k = &KERNELS[kernel];
     (void)snprintf(name, size, "%d %s %dx%d", k->cols, modes[k->mode], k->groups, k->pieces);
 }
@@ -444,6 +457,8 @@ static enum err_code launch(const struct wide_call *c, const struct w4_kernel *k
     int panels = (int)ceil_of(c->w->rows, W4_PANEL_ROWS);
     if (!tensor_map(&a.weights, c->w->data, panels, units * (W4_GRANULE / 4), 4, W4_GRANULE / 4, kernel->rows / W4_PANEL_ROWS))
         return err_set(e, ERR_INTERNAL, "the driver makes no map of a tensor of %d × %d", c->w->rows, c->w->k);
+    if (kernel->mode == DIRECT && !tensor_map(&a.turned, x, cols, c->w->k, 2, 64, kernel->cols))
+        return err_set(e, ERR_INTERNAL, "the driver makes no map of %d columns of %d", cols, c->w->k);
     a.x = (const uint4 *)x, a.inputs = (uint8_t *)c->inputs, a.to = {y, c->ldy, c->w->rows, cols, (int)c->into};
     a.deal = {units, col_tiles, whole, streamed, (int)streamers};
     a.partial = c->partial, a.arrived = c->arrived, a.prepared = c->arrived + c->multiprocessors;

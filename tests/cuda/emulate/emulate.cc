@@ -297,8 +297,8 @@ static CUresult encode_tiled(CUtensorMap *map, CUtensorMapDataType type, cuuint3
                              const cuuint32_t *box, const cuuint32_t *steps, CUtensorMapInterleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
                              CUtensorMapFloatOOBfill)
 {
-    int element = type == CU_TENSOR_MAP_DATA_TYPE_UINT32 ? 4 : 1;
-    bool swizzled = swizzle == CU_TENSOR_MAP_SWIZZLE_128B, known = element == 4 || type == CU_TENSOR_MAP_DATA_TYPE_UINT8;
+    int element = type == CU_TENSOR_MAP_DATA_TYPE_UINT32 ? 4 : type == CU_TENSOR_MAP_DATA_TYPE_UINT16 ? 2 : 1;
+    bool swizzled = swizzle == CU_TENSOR_MAP_SWIZZLE_128B, known = element > 1 || type == CU_TENSOR_MAP_DATA_TYPE_UINT8;
     bool right = known && rank == 2 && (swizzled ? box[0] * (unsigned)element == 128 : swizzle == CU_TENSOR_MAP_SWIZZLE_NONE && box[0] <= 256) &&
                  box[0] * (unsigned)element % 16 == 0 && box[1] <= 256 && steps[0] == 1 && steps[1] == 1 && (uintptr_t)data % 16 == 0 &&
                  apart[0] % 16 == 0 && sizes[0] && sizes[1] && (uintptr_t)map % 64 == 0;
