@@ -86,7 +86,7 @@ static void rotation_free(struct rotation *r)
 /* ---- inputs, results, time ---- */
 
 static float *numbers, *y;
-static struct operand x_of[3];
+static struct operand x_of[4];
 
 static void make_room(void)
 {
@@ -96,7 +96,7 @@ static void make_room(void)
     numbers = (float *)to_device(host, (size_t)n * 4);
     free(host);
     MUST(cudaMalloc((void **)&y, (size_t)2048 * 102400 * 4));
-    for (int f = 0; f < 3; f++) {
+    for (int f = 0; f < 4; f++) {
         MUST(cudaMalloc(&x_of[f].data, (size_t)n * 2));
         MUST(cudaMalloc((void **)&x_of[f].scale, COLS_MAX * 4));
     }
@@ -394,7 +394,24 @@ static void step(const struct kind *kind)
     for (int s = 0; s < 4; s++) rotation_free(&r[s]);
 }
 
-/* Instances of the wide kernel one by one: microseconds and share of the read rate of a layer's four products (in a graph), and all layers'. */
+/* A line: microseconds and share of the read rate of a layer's four products (in a graph), and all layers'. */
+static void w4wide_line(struct rotation *r, int cols, const struct matmul_tuning *tuning, enum form form, const char *name)
+{
+    double sum = 0;
+    matmul_set_tuning(m, tuning);
+    printf("%3d columns, %-32s", cols, name);
+    for (int s = 0; s < 4; s++) {
+        const struct matrix *w = &r[s].w[0];
+        struct operand x = inputs(form, cols, w->k);
+        double t = seconds_in_graph(&r[s], &x, s & 1 ? INTO_F32_ADD : INTO_F32, 3);
+        printf(" %6.1f (%2.0f %%)", t * 1e6, 100 * (double)bytes_of(&KINDS[0], w->rows, w->k) / t / read_rate);
+        sum += t;
+    }
+    printf("  95 layers %6.2f ms\n", sum * 95e3);
+    matmul_set_tuning(m, NULL);
+    (void)fflush(stdout);
+}
+
 static void w4wide(void)
 {
     static const int shapes[][2] = {{10240, 8192}, {8192, 8192}, {44032, 8192}, {8192, 22016}}, cols[] = {16, 32, 48, 64, 96, 128};
@@ -405,24 +422,29 @@ static void w4wide(void)
         if (only_cols && only_cols != cols[c]) continue;
         for (int i = 0; i < wide_kernels(); i++) {
             char name[40];
-            double sum = 0;
             struct matmul_tuning tuning = {WAY_WIDE, i, 0, 0, 0, false};
             if (wide_kernel_cols(i) != cols[c]) continue;
-            if (i < 8) (void)snprintf(name, sizeof name, "%d old %d", wide_kernel_cols(i), i);
-            else w4_kernel_name(i - 8, name, sizeof name);
-            matmul_set_tuning(m, &tuning);
-            printf("%3d columns, %-22s", cols[c], name);
-            for (int s = 0; s < 4; s++) {
-                struct operand x = inputs(FORM_F16, cols[c], shapes[s][1]);
-                double t = seconds_in_graph(&r[s], &x, s & 1 ? INTO_F32_ADD : INTO_F32, 3);
-                printf(" %6.1f (%2.0f %%)", t * 1e6, 100 * (double)bytes_of(&KINDS[0], shapes[s][0], shapes[s][1]) / t / read_rate);
-                sum += t;
+            if (i < 8) {
+                (void)snprintf(name, sizeof name, "%d old %d", wide_kernel_cols(i), i);
+                w4wide_line(r, cols[c], &tuning, FORM_F16, name);
+                continue;
             }
-            printf("  95 layers %6.2f ms\n", sum * 95e3);
-            (void)fflush(stdout);
+            for (tuning.splits = 1; tuning.splits <= 2; tuning.splits++) {
+                w4_kernel_name(i - 8, name, sizeof name);
+                (void)snprintf(name + strlen(name), sizeof name - strlen(name), ", %s", tuning.splits == 1 ? "all" : "even");
+                w4wide_line(r, cols[c], &tuning, FORM_TURNED, name);
+            }
         }
     }
-    matmul_set_tuning(m, NULL);
+    static const char *const launches[] = {"together", "together, early", "plain", "plain, early"};
+    static const int order[] = {0, 2, 3, 1};
+    for (int l = 0; l < 4; l++)
+        for (int c = 16; c <= 64; c *= 4) {
+            struct matmul_tuning tuning = {WAY_WIDE, c == 16 ? 9 : 8 + 12, 2, 0, 0, false};
+            w4_launching = order[l];
+            w4wide_line(r, c, &tuning, FORM_TURNED, launches[w4_launching]);
+        }
+    w4_launching = 0;
     for (int s = 0; s < 4; s++) rotation_free(&r[s]);
 }
 

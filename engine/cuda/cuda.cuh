@@ -68,7 +68,12 @@ struct matrix {
 
 /* F16 is what GGUF types, F16, FP8 (in decoding) and W4 take; BF16 what BF16 takes; E4M3 what FP8 takes in prefill and
  * large batches (each column divided by its own scale). */
-enum form { FORM_F16, FORM_BF16, FORM_E4M3 };
+enum form { FORM_F16, FORM_BF16, FORM_E4M3, FORM_TURNED /* F16, each 32 k's turned */ };
+/* Of 32 k's, pairs lie as a 4 × 4 matrix: turned its rows are its columns. Where W4's wide kernel wants element k; where it finds it. */
+static inline __host__ __device__ int turned_place(int k)
+{
+    return (k & ~31) | (k >> 1 & 3) << 3 | (k >> 3 & 3) << 1 | (k & 1);
+}
 struct operand {
     enum form form;
     int cols, k;

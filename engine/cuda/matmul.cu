@@ -309,10 +309,20 @@ static bool wide_takes(const struct matmul *m, const struct matrix *w, int cols)
     return m->tuning.way == WAY_WIDE || (m->tuning.way == WAY_AUTO && cols >= WIDE_COLS && (cols <= WIDE_COLS_MAX || !m->lt));
 }
 
+/* Inputs that are not turned are first, as many at a time as there is room for. */
 static enum err_code wide_multiplied(struct matmul *m, const struct matrix *w, const struct operand *x, enum into into, void *y, int64_t ldy,
                                      cudaStream_t stream, struct err *e)
 {
-    struct wide_call call = {w, (const uint16_t *)x->data, x->cols, into, y, ldy, m->tuning.kernel, m->multiprocessors, m->rows, m->partial, m->arrived,
+    int64_t most = m->rows_bytes / 2 / w->k;
+    enum err_code code = ERR_OK;
+    for (int done = 0; m->tuning.kernel >= 8 && x->form != FORM_TURNED && done < x->cols && !code; done += (int)most) {
+        int cols = x->cols - done < most ? x->cols - done : (int)most;
+        code = turn_operand((const uint16_t *)x->data + (int64_t)done * w->k, (int64_t)cols * w->k, (uint16_t *)m->rows, stream, e);
+        struct operand part = {FORM_TURNED, cols, w->k, m->rows, NULL};
+        if (!code) code = wide_multiplied(m, w, &part, into, (uint8_t *)y + (int64_t)done * ldy * element_bytes(into), ldy, stream, e);
+        if (code || done + cols == x->cols) return code;
+    }
+    struct wide_call call = {w, (const uint16_t *)x->data, x->cols, into, y, ldy, m->tuning.kernel, m->tuning.splits, m->multiprocessors, m->rows, m->partial, m->arrived,
                              m->rows_bytes, PARTIAL_BYTES, &m->wide_ready};
     return wide_run(&call, stream, e);
 }
@@ -426,7 +436,8 @@ static enum err_code check_call(const struct matmul *m, const struct matrix *w, 
     if (x->cols < 1 || x->cols > m->options.cols_max || x->k != w->k || ldy < w->rows)
         return err_set(e, ERR_INVALID, "inputs of %d × %d (at most %d) for a matrix of %d × %d, results %lld apart", x->cols, x->k, m->options.cols_max, w->rows, w->k, (long long)ldy);
     bool bf16 = layout == LAYOUT_BF16, fp8 = layout == LAYOUT_FP8 && x->form == FORM_E4M3 && (m->lt || m->wide8);
-    if (x->form != (bf16 ? FORM_BF16 : FORM_F16) && !fp8) return err_set(e, ERR_INVALID, "inputs of form %d for weights of layout %d", (int)x->form, (int)layout);
+    bool turned = layout == LAYOUT_W4 && x->form == FORM_TURNED && wide_takes(m, w, x->cols);
+    if (x->form != (bf16 ? FORM_BF16 : FORM_F16) && !fp8 && !turned) return err_set(e, ERR_INVALID, "inputs of form %d for weights of layout %d", (int)x->form, (int)layout);
     return ERR_OK;
 }
 

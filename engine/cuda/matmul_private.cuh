@@ -90,6 +90,7 @@ struct wide_call {
     void *y;
     int64_t ldy;
     int kernel;             /* an instance, or -1 */
+    int dealing;            /* 0: the faster; 1: units of tiles beyond whole turns to all blocks; 2: to as many as give each tile the same number */
     int multiprocessors;    /* blocks, which wait for each other: all must run at once */
     void *inputs;           /* the inputs as the tensor cores want them; where they do not fit, some columns at a time */
     float *partial;         /* sums of tiles that blocks share */
@@ -103,7 +104,7 @@ int wide_kernels(void), wide_kernel_cols(int kernel);
 ERR_CHECKED enum err_code wide_run(const struct wide_call *call, cudaStream_t stream, struct err *e);
 
 int w4_kernels(void), w4_kernel_cols(int kernel);
-bool w4_kernel_right(int kernel);
+extern int w4_launching;
 void w4_kernel_name(int kernel, char *name, size_t size);
 ERR_CHECKED enum err_code w4_run(const struct wide_call *call, int kernel, cudaStream_t stream, struct err *e);
 
@@ -137,6 +138,8 @@ ERR_CHECKED enum err_code plain_multiply(const struct matrix *w, const struct op
 /* y (cols, ldy) = from (cols, rows), each × row_scale[row] × col_scale[col] where they are given. */
 ERR_CHECKED enum err_code convert_result(const float *from, int64_t ldfrom, int rows, int cols, const float *row_scale, const float *col_scale,
                                          enum into into, void *y, int64_t ldy, cudaStream_t stream, struct err *e);
+/* F16 (elements, a multiple of 32) turned, or turned back. */
+ERR_CHECKED enum err_code turn_operand(const uint16_t *x, int64_t elements, uint16_t *out, cudaStream_t stream, struct err *e);
 /* E4M3 × its column's scale, as F16. */
 ERR_CHECKED enum err_code expand_operand(const struct operand *x, int first, int cols, __half *out, cudaStream_t stream, struct err *e);
 

@@ -47,13 +47,6 @@ static __device__ __forceinline__ uint32_t wgmma_descriptor(uint32_t address) /*
     return (address >> 4 & 0x3fff) | 1u << 16;
 }
 
-/* A narrow one, not swizzled: 16 k's of eight rows are two pieces of 128 bytes, the first eight k's of each row and the others; the
- * next eight rows are behind them. */
-static __device__ __forceinline__ uint32_t wgmma_narrow_descriptor(uint32_t address) /* the lower half: 128 bytes; the upper: 256 */
-{
-    return (address >> 4 & 0x3fff) | 8u << 16;
-}
-
 #define D4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define D8(d, i) D4(d, i), D4(d, i + 4)
 #define D16(d, i) D8(d, i), D8(d, i + 8)
@@ -69,23 +62,22 @@ static __device__ __forceinline__ uint32_t wgmma_narrow_descriptor(uint32_t addr
 #define LIST_96 LIST_80 ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 
 /* d (64 rows of the warpgroup × 2n columns) = A (registers: a warp's 16 rows as mma.m16n8k16 has them) × B (shared memory), 16 k's;
- * `plus`: added to what d was; `narrow`: B lies narrow. */
-#define F16_PRODUCT(n, columns, a, b, top, add, ...)                                                                              \
-    template <bool plus = true, bool narrow = false>                                                                              \
+ * `plus`: added to what d was. */
+#define F16_PRODUCT(n, columns, a, b, add, ...)                                                                                   \
+    template <bool plus = true>                                                                                                   \
     static __device__ __forceinline__ void wgmma_f16(float (&d)[n], const uint32_t (&fragment)[4], uint32_t b_low)                \
     {                                                                                                                             \
-        WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.ne.b32 add, " add ", 0;\nmov.b64 b, {" b ", " top "};\n"                 \
+        WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.ne.b32 add, " add ", 0;\nmov.b64 b, {" b ", 0x40000040};\n"              \
               "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.f16.f16 {" LIST_##n "}, {" a "}, b, add, 1, 1, 0;\n}\n"       \
               : __VA_ARGS__                                                                                                       \
-              : "r"(fragment[0]), "r"(fragment[1]), "r"(fragment[2]), "r"(fragment[3]), "r"(b_low),                              \
-                "n"(narrow ? 0x00000010 : 0x40000040), "n"((int)plus));                                                           \
+              : "r"(fragment[0]), "r"(fragment[1]), "r"(fragment[2]), "r"(fragment[3]), "r"(b_low), "n"((int)plus));             \
     }
-F16_PRODUCT(8, "16", "%8,%9,%10,%11", "%12", "%13", "%14", D8(d, 0))
-F16_PRODUCT(16, "32", "%16,%17,%18,%19", "%20", "%21", "%22", D16(d, 0))
-F16_PRODUCT(24, "48", "%24,%25,%26,%27", "%28", "%29", "%30", D16(d, 0), D8(d, 16))
-F16_PRODUCT(32, "64", "%32,%33,%34,%35", "%36", "%37", "%38", D32(d, 0))
-F16_PRODUCT(48, "96", "%48,%49,%50,%51", "%52", "%53", "%54", D32(d, 0), D16(d, 32))
-F16_PRODUCT(64, "128", "%64,%65,%66,%67", "%68", "%69", "%70", D32(d, 0), D32(d, 32))
+F16_PRODUCT(8, "16", "%8,%9,%10,%11", "%12", "%13", D8(d, 0))
+F16_PRODUCT(16, "32", "%16,%17,%18,%19", "%20", "%21", D16(d, 0))
+F16_PRODUCT(24, "48", "%24,%25,%26,%27", "%28", "%29", D16(d, 0), D8(d, 16))
+F16_PRODUCT(32, "64", "%32,%33,%34,%35", "%36", "%37", D32(d, 0))
+F16_PRODUCT(48, "96", "%48,%49,%50,%51", "%52", "%53", D32(d, 0), D16(d, 32))
+F16_PRODUCT(64, "128", "%64,%65,%66,%67", "%68", "%69", D32(d, 0), D32(d, 32))
 
 /* The same of E4M3: d = A × B, both from shared memory, 32 k's; `plus`: added to what d was. */
 #define E4M3_PRODUCT(n, columns, a, b, add, ...)                                                                                  \

@@ -37,14 +37,6 @@ static __device__ __forceinline__ uint32_t and_or(uint32_t x, uint32_t mask, uin
     return y;
 }
 
-/* (x & mask) ^ bits. */
-static __device__ __forceinline__ uint32_t and_xor(uint32_t x, uint32_t mask, uint32_t bits)
-{
-    uint32_t y;
-    asm("lop3.b32 %0, %1, %2, %3, 0x6a;\n" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
-    return y;
-}
-
 static __device__ __forceinline__ uint32_t half2_bits(__half2 h)
 {
     return *reinterpret_cast<uint32_t *>(&h);
@@ -189,6 +181,22 @@ template <int n> static __device__ __forceinline__ void registers_take()
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(n));
+#endif
+}
+
+/* Where a kernel is launched before the one before it has ended: what that wrote is there from now on. */
+static __device__ __forceinline__ void predecessor_wait()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
+/* The next kernel may begin, if it was launched so. */
+static __device__ __forceinline__ void successor_go()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
 #endif
 }
 

@@ -28,11 +28,6 @@ static inline uint32_t wgmma_descriptor(uint32_t address)
     return (address >> 4 & 0x3fff) | 1u << 16;
 }
 
-static inline uint32_t wgmma_narrow_descriptor(uint32_t address)
-{
-    return (address >> 4 & 0x3fff) | 8u << 16;
-}
-
 static inline uint32_t emulate_operand(uint32_t descriptor)
 {
     uint32_t base = (uint32_t)(emulate_shared() - emulate_arena);
@@ -76,14 +71,8 @@ template <int n> static inline void wgmma_e4m3(float (&d)[n], uint32_t a_low, ui
     });
 }
 
-/* Element `k` of 16 of row `row` of a narrow operand: pieces of eight rows × eight k's, a piece's rows behind each other. */
-static inline const uint8_t *emulate_narrow_at(uint32_t operand, int row, int k)
-{
-    return emulate_arena + operand + row / 8 * 256 + k / 8 * 128 + row % 8 * 16 + k % 8 * 2;
-}
-
 /* d = A (registers, as mma.m16n8k16 has them) × B, 16 k's; `plus`: added to what d was. */
-template <bool plus = true, bool narrow = false, int n> static inline void wgmma_f16(float (&d)[n], const uint32_t (&fragment)[4], uint32_t b_low)
+template <bool plus = true, int n> static inline void wgmma_f16(float (&d)[n], const uint32_t (&fragment)[4], uint32_t b_low)
 {
     std::array<uint32_t, 128> all;
     int lane = (int)threadIdx.x & 31;
@@ -96,7 +85,7 @@ template <bool plus = true, bool narrow = false, int n> static inline void wgmma
             float sum = 0;
             for (int k = 0; k < 16; k++) {
                 uint16_t h;
-                memcpy(&h, narrow ? emulate_narrow_at(b, col, k) : emulate_at(b, col, k * 2), 2);
+                memcpy(&h, emulate_at(b, col, k * 2), 2);
                 sum += emulate_f16(all[(size_t)((lane / 4 * 4 + k % 8 / 2) * 4 + row + k / 8 * 2)], k % 2) * emulate_f16(h, 0);
             }
             sums[i] = plus ? sums[i] + sum : sum;

@@ -58,11 +58,6 @@ static inline uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits)
     return (x & mask) | bits;
 }
 
-static inline uint32_t and_xor(uint32_t x, uint32_t mask, uint32_t bits)
-{
-    return (x & mask) ^ bits;
-}
-
 static inline uint32_t half2_bits(__half2 h)
 {
     uint32_t u;
@@ -114,6 +109,8 @@ static inline uint64_t policy_evict_first(void)
 
 static inline void fence_barriers(void) {}
 static inline void fence_bulk(void) {}
+static inline void predecessor_wait(void) {}
+static inline void successor_go(void) {}
 static inline void prefetch_l2(const void *, uint32_t) {}
 template <int n> static inline void registers_give(void) {}
 template <int n> static inline void registers_take(void) {}
