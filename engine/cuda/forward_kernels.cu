@@ -100,6 +100,10 @@ template <int N> static __device__ __forceinline__ void put(const struct form_ou
         for (int j = 0; j < N; j++) bytes |= (uint32_t)__nv_cvt_float_to_fp8(r.v[j] * inverse, __NV_SATFINITE, __NV_E4M3) << 8 * j;
         if (N == 4) *(uint32_t *)(f->data + at) = bytes;
         else f->data[at] = (uint8_t)bytes;
+    } else if (f->form == FORM_TURNED) {
+        uint16_t *to = (uint16_t *)f->data + row * f->k;
+        if (N == 1) to[turned_place(i)] = (uint16_t)two_halves(r.v[0], 0, false);
+        else for (int j = 0; j < N; j += 2) *(uint32_t *)(to + turned_place(i + j)) = two_halves(r.v[j], r.v[(j + 1) % N], false);
     } else if (N == 4) *(uint2 *)(f->data + at * 2) = make_uint2(two_halves(r.v[0], r.v[1 % N], bf16), two_halves(r.v[2 % N], r.v[3 % N], bf16));
     else ((uint16_t *)f->data)[at] = (uint16_t)two_halves(r.v[0], 0, bf16);
 }
