@@ -320,7 +320,7 @@ static void wide(struct rotation *r)
             if (of < 128 && of * 2 < cols[c] && !(of == 64 && cols[c] <= 192)) continue;
             if (of >= 2 * cols[c] && of > 16) continue;
             (void)snprintf(name, sizeof name, "wide %d (%d)", i, of);
-            one_way(r, FORM_F16, cols[c], &tuning, name);
+            one_way(r, FORM_TURNED, cols[c], &tuning, name);
         }
         if (cols[c] <= 64) one_way(r, FORM_F16, cols[c], &tile, "tile");
         if (cols[c] >= 128 && matmul_has_lt(m)) one_way(r, FORM_F16, cols[c], &lt, "lt");
@@ -399,7 +399,7 @@ static void w4wide_line(struct rotation *r, int cols, const struct matmul_tuning
 {
     double sum = 0;
     matmul_set_tuning(m, tuning);
-    printf("%3d columns, %-32s", cols, name);
+    printf("%4d columns, %-36s", cols, name);
     for (int s = 0; s < 4; s++) {
         const struct matrix *w = &r[s].w[0];
         struct operand x = inputs(form, cols, w->k);
@@ -412,39 +412,26 @@ static void w4wide_line(struct rotation *r, int cols, const struct matmul_tuning
     (void)fflush(stdout);
 }
 
+/* Every instance for its columns, the units beyond whole turns dealt to all blocks and evenly to tiles; what the program takes; the same
+ * from inputs that must be turned first. */
 static void w4wide(void)
 {
-    static const int shapes[][2] = {{10240, 8192}, {8192, 8192}, {44032, 8192}, {8192, 22016}}, cols[] = {16, 32, 48, 64, 96, 128};
+    static const int shapes[][2] = {{10240, 8192}, {8192, 8192}, {44032, 8192}, {8192, 22016}}, cols[] = {9, 16, 24, 32, 48, 64, 80, 96, 128, 256, 512, 1024, 2048};
     struct rotation r[4];
+    char name[64];
     if (!matmul_has_wide(m)) return;
     for (int s = 0; s < 4; s++) r[s] = rotation_new(&KINDS[0], shapes[s][0], shapes[s][1]);
     for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++) {
         if (only_cols && only_cols != cols[c]) continue;
-        for (int i = 0; i < wide_kernels(); i++) {
-            char name[40];
-            struct matmul_tuning tuning = {WAY_WIDE, i, 0, 0, 0, false};
-            if (wide_kernel_cols(i) != cols[c]) continue;
-            if (i < 8) {
-                (void)snprintf(name, sizeof name, "%d old %d", wide_kernel_cols(i), i);
-                w4wide_line(r, cols[c], &tuning, FORM_F16, name);
-                continue;
-            }
-            for (tuning.splits = 1; tuning.splits <= 2; tuning.splits++) {
-                w4_kernel_name(i - 8, name, sizeof name);
-                (void)snprintf(name + strlen(name), sizeof name - strlen(name), ", %s", tuning.splits == 1 ? "all" : "even");
+        for (int i = 0; i < wide_kernels(); i++)
+            for (int dealing = 1; dealing <= 2 && wide_kernel_cols(i) == cols[c]; dealing++) {
+                struct matmul_tuning tuning = {WAY_WIDE, i, dealing, 0, 0, false};
+                (void)snprintf(name, sizeof name, "%s, %s", wide_kernel_name(i), dealing == 1 ? "all" : "even");
                 w4wide_line(r, cols[c], &tuning, FORM_TURNED, name);
             }
-        }
+        w4wide_line(r, cols[c], NULL, FORM_TURNED, "chosen");
+        if (cols[c] <= 128) w4wide_line(r, cols[c], NULL, FORM_F16, "chosen, turned first");
     }
-    static const char *const launches[] = {"together", "together, early", "plain", "plain, early"};
-    static const int order[] = {0, 2, 3, 1};
-    for (int l = 0; l < 4; l++)
-        for (int c = 16; c <= 64; c *= 4) {
-            struct matmul_tuning tuning = {WAY_WIDE, c == 16 ? 9 : 8 + 12, 2, 0, 0, false};
-            w4_launching = order[l];
-            w4wide_line(r, c, &tuning, FORM_TURNED, launches[w4_launching]);
-        }
-    w4_launching = 0;
     for (int s = 0; s < 4; s++) rotation_free(&r[s]);
 }
 

@@ -31,6 +31,8 @@ ERR_CHECKED enum err_code cuda_check(cudaError_t status, const char *what, struc
 /* All blocks on the device at once, so that they may wait for each other; a cudaError_t. */
 #define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) \
     launch_together((const void *)(kernel), blocks, threads, shared, stream, &(args))
+/* The same, and they may begin before the kernel before them in the stream has ended: they wait for it themselves (predecessor_wait). */
+#define LAUNCH_EARLY(kernel, blocks, threads, shared, stream, args) launch_early((const void *)(kernel), blocks, threads, shared, stream, &(args))
 #define SHARED_BYTES(name) extern __shared__ __align__(128) uint8_t name[]
 #define SHARED_SWIZZLED(name) extern __shared__ __align__(1024) uint8_t name[] /* as operands of warpgroup products want it */
 
@@ -38,6 +40,21 @@ static inline cudaError_t launch_together(const void *kernel, int blocks, int th
 {
     void *list[] = {args};
     return cudaLaunchCooperativeKernel(kernel, dim3((unsigned)blocks), dim3((unsigned)threads), list, shared, stream);
+}
+
+static inline cudaError_t launch_early(const void *kernel, int blocks, int threads, size_t shared, cudaStream_t stream, void *args)
+{
+    void *list[] = {args};
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeCooperative, attributes[0].val.cooperative = 1;
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization, attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)blocks), config.blockDim = dim3((unsigned)threads), config.dynamicSmemBytes = shared, config.stream = stream;
+    config.attrs = attributes, config.numAttrs = 2;
+    cudaError_t status = cudaLaunchKernelExC(&config, kernel, list);
+    if (status != cudaErrorNotSupported && status != cudaErrorInvalidValue) return status;
+    (void)cudaGetLastError(); /* a driver that knows not both together */
+    return launch_together(kernel, blocks, threads, shared, stream, args);
 }
 #endif
 

@@ -1,5 +1,6 @@
 #include "engine/cuda/activation.cuh"
 #include "engine/cuda/backend.cuh"
+#include "engine/cuda/ptx.cuh"
 
 #include <cuda_fp8.h>
 #include <float.h>
@@ -125,6 +126,7 @@ template <int N> static __global__ void __launch_bounds__(ROW_THREADS) join_kern
 {
     extern __shared__ __align__(16) float row[];
     __shared__ float scratch[32];
+    successor_go();
     int64_t i = blockIdx.x, at = (col ? col[i] : i) * (int64_t)k;
     int step = (int)blockDim.x * N, first = (int)threadIdx.x * N;
     float square = 0, post = 1;
@@ -201,6 +203,7 @@ template <int N> static __global__ void __launch_bounds__(ROW_THREADS) activate_
 {
     enum { HELD = 6 };
     __shared__ float scratch[32];
+    successor_go(); /* a product, that has weights to fetch */
     int64_t i = blockIdx.x;
     int step = (int)blockDim.x * N, first = (int)threadIdx.x * N;
     struct some<N> held[HELD];

@@ -1,5 +1,6 @@
 /* Floats to operands and results to where they are wanted: the small kernels around a product. */
 #include "engine/cuda/matmul_private.cuh"
+#include "engine/cuda/ptx.cuh"
 
 #include <cuda_fp8.h>
 
@@ -74,6 +75,7 @@ enum err_code operand_from_floats(const float *x, int64_t ldx, const struct oper
 __global__ void turn(const uint4 *x, int64_t parts, uint4 *out)
 {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    successor_go(); /* the product, that has weights to fetch */
     if (i >= parts) return;
     uint4 in[4];
 #pragma unroll

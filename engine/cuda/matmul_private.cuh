@@ -84,7 +84,7 @@ enum { INVARIANT_PARTS = 4, TILE_STAGES_MAX = 8, TILE_COUNTERS = 1 << 16 };
 
 struct wide_call {
     const struct matrix *w;
-    const uint16_t *x; /* (cols, k) F16 */
+    const uint16_t *x; /* (cols, k) F16, turned, 16-byte aligned */
     int cols;
     enum into into;
     void *y;
@@ -92,10 +92,9 @@ struct wide_call {
     int kernel;             /* an instance, or -1 */
     int dealing;            /* 0: the faster; 1: units of tiles beyond whole turns to all blocks; 2: to as many as give each tile the same number */
     int multiprocessors;    /* blocks, which wait for each other: all must run at once */
-    void *inputs;           /* the inputs as the tensor cores want them; where they do not fit, some columns at a time */
     float *partial;         /* sums of tiles that blocks share */
-    unsigned *arrived;      /* (multiprocessors + 1) zeros between calls */
-    int64_t inputs_bytes, partial_bytes;
+    unsigned *arrived;      /* (multiprocessors) zeros between calls */
+    int64_t partial_bytes;
     uint64_t *ready;        /* bit i: instance i may take its shared memory */
 };
 /* Whether this device has it (compute capability 9.0) and the program was compiled for it (sm_90a). */
@@ -103,10 +102,7 @@ bool wide_device(void);
 int wide_kernels(void), wide_kernel_cols(int kernel);
 ERR_CHECKED enum err_code wide_run(const struct wide_call *call, cudaStream_t stream, struct err *e);
 
-int w4_kernels(void), w4_kernel_cols(int kernel);
-extern int w4_launching;
-void w4_kernel_name(int kernel, char *name, size_t size);
-ERR_CHECKED enum err_code w4_run(const struct wide_call *call, int kernel, cudaStream_t stream, struct err *e);
+const char *wide_kernel_name(int kernel);
 
 /* ---- the wide kernel of FP8 weights × E4M3 inputs ---- */
 

@@ -124,7 +124,7 @@ static __device__ __forceinline__ void join_tile(const struct fp8_args *a, const
 #pragma unroll
     for (int i = 0; i < 4; i++) of_row[i] = scale_of(a->row_scale, row + i / 2 * 64 + i % 2 * 8, a->to.rows);
     take_scales<N>(a, r, have, col);
-    join_chunks<AT_ONCE>(partial, shape::tile_floats, count, from + group, to, GROUPS, thread, [&](int c, const float (&d)[4]) {
+    join_chunks<AT_ONCE, 3>(partial, shape::tile_floats, count, from + group, to, GROUPS, thread, [&](int c, const float (&d)[4]) {
         bool lower = c >= N / 8;
         int b = (lower ? c - N / 8 : c) * 8 + (lane & 3) * 2;
         struct scales by = {{lower ? of_row[2] : of_row[0], lower ? of_row[3] : of_row[1]}, r->col_scale + b};
