@@ -90,8 +90,8 @@ template <int N, int MT, int WGS> static __device__ __forceinline__ void produce
 
 /* ---- products ---- */
 
-/* A warp's share of a unit: of each row 128 k's, 32 to a word of a lane; they are decoded and multiplied `words_at_once` at a time, while the
- * tensor cores have the last ones. */
+/* A warp's share of a unit: of each row 128 k's, 32 to a word of a lane; WORDS of them are decoded at a time, while the tensor cores have
+ * the last ones. */
 template <int N, int MT, int SCALING, int WORDS> struct unit_work {
     static constexpr int batches = 4 / WORDS, sets = batches > 1 ? 2 : 1;
     uint4 words[MT][2];
@@ -132,8 +132,7 @@ template <int N, int MT, int SCALING, int WORDS> struct unit_work {
         wgmma_fence();
 #pragma unroll
         for (int w = 0; w < WORDS; w++) {
-            constexpr int first = batch * WORDS;
-            int j = first + w;
+            int j = batch * WORDS + w;
 #pragma unroll
             for (int s = 0; s < 2; s++)
 #pragma unroll
@@ -309,7 +308,7 @@ struct wide_kernel {
     {wide_multiply<N, MT, WGS, SCALING, WORDS>, N, WGS *MT * 64, wide_shape<N, MT, WGS>::threads, wide_shape<N, MT, WGS>::shared,  \
      unit_ns, #N " columns, " #WGS " x " #MT " x 64 rows"}
 static const struct wide_kernel KERNELS[] = {
-    /* columns, 64-row pieces of a group of warps, groups, what is scaled, words at once */
+    /* columns, 64-row pieces of a group of warps, groups, what is scaled, words at once, ns */
     WIDE(16, 1, 4, SUMS, 2, 590),    WIDE(16, 2, 3, SUMS, 1, 800),    WIDE(32, 1, 4, SUMS, 1, 670),     WIDE(32, 2, 3, SUMS, 1, 870),
     WIDE(48, 1, 4, SUMS, 1, 750),    WIDE(64, 1, 4, SUMS, 1, 840),    WIDE(96, 1, 4, WEIGHTS, 1, 1075), WIDE(128, 1, 3, WEIGHTS, 1, 1090),
 };
