@@ -3,10 +3,10 @@
  *   bench_matmul            the table: the way that matmul_run takes
  *   bench_matmul ways       both ways of every product, slices and sums of several kinds
  *   bench_matmul sweep      every instance of the tile kernel with several stages and splits
- *   bench_matmul wide       every instance of the wide kernel (4-bit weights on Hopper) beside the other ways
+ *   bench_matmul wide       a layer's four products in 4 bits by every instance of the wide kernel (Hopper) and as the program chooses
  *   bench_matmul fp8wide    every instance of the wide kernel for FP8 weights × E4M3 inputs beside cuBLASLt
  *   bench_matmul step       the products of all 95 layers together, for several numbers of columns
- * A second argument keeps to one kind ("W4", "Q4_K" …), with "wide" a third to one number of columns. */
+ * A second argument keeps to one kind ("W4", "Q4_K" …), with "wide" and "fp8wide" a third to one number of columns. */
 #include "engine/cuda/matmul_private.cuh"
 #include "tests/cuda/random.cuh"
 
@@ -86,7 +86,7 @@ static void rotation_free(struct rotation *r)
 /* ---- inputs, results, time ---- */
 
 static float *numbers, *y;
-static struct operand x_of[3];
+static struct operand x_of[4];
 
 static void make_room(void)
 {
@@ -96,7 +96,7 @@ static void make_room(void)
     numbers = (float *)to_device(host, (size_t)n * 4);
     free(host);
     MUST(cudaMalloc((void **)&y, (size_t)2048 * 102400 * 4));
-    for (int f = 0; f < 3; f++) {
+    for (int f = 0; f < 4; f++) {
         MUST(cudaMalloc(&x_of[f].data, (size_t)n * 2));
         MUST(cudaMalloc((void **)&x_of[f].scale, COLS_MAX * 4));
     }
@@ -306,27 +306,6 @@ static void sweep(struct rotation *r)
     }
 }
 
-static void wide(struct rotation *r)
-{
-    static const int cols[] = {9, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048};
-    struct matmul_tuning lt = {WAY_LT, -1, 0, 0, 0, false}, tile = {WAY_TILE, -1, 0, 0, 0, false};
-    if (!matmul_has_wide(m) || r->kind->kind != MATRIX_W4) return;
-    for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++) {
-        if (only_cols && only_cols != cols[c]) continue;
-        for (int i = 0; i < wide_kernels(); i++) {
-            char name[32];
-            struct matmul_tuning tuning = {WAY_WIDE, i, 0, 0, 0, false};
-            int of = wide_kernel_cols(i);
-            if (of < 128 && of * 2 < cols[c] && !(of == 64 && cols[c] <= 192)) continue;
-            if (of >= 2 * cols[c] && of > 16) continue;
-            (void)snprintf(name, sizeof name, "wide %d (%d)", i, of);
-            one_way(r, FORM_F16, cols[c], &tuning, name);
-        }
-        if (cols[c] <= 64) one_way(r, FORM_F16, cols[c], &tile, "tile");
-        if (cols[c] >= 128 && matmul_has_lt(m)) one_way(r, FORM_F16, cols[c], &lt, "lt");
-    }
-}
-
 /* One line for a shape and a number of columns: microseconds of cuBLASLt, of the instances that fit, with all tiles whole and with the
  * last ones dealt out, of the best one in a graph, and of what the program takes. */
 static void fp8wide_line(struct rotation *r, int cols)
@@ -394,6 +373,47 @@ static void step(const struct kind *kind)
     for (int s = 0; s < 4; s++) rotation_free(&r[s]);
 }
 
+/* A line: microseconds and share of the read rate of a layer's four products (in a graph), and all layers'. */
+static void wide_line(struct rotation *r, int cols, const struct matmul_tuning *tuning, enum form form, const char *name)
+{
+    double sum = 0;
+    matmul_set_tuning(m, tuning);
+    printf("%4d columns, %-36s", cols, name);
+    for (int s = 0; s < 4; s++) {
+        const struct matrix *w = &r[s].w[0];
+        struct operand x = inputs(form, cols, w->k);
+        double t = seconds_in_graph(&r[s], &x, s & 1 ? INTO_F32_ADD : INTO_F32, 3);
+        printf(" %6.1f (%2.0f %%)", t * 1e6, 100 * (double)bytes_of(&KINDS[0], w->rows, w->k) / t / read_rate);
+        sum += t;
+    }
+    printf("  95 layers %6.2f ms\n", sum * 95e3);
+    matmul_set_tuning(m, NULL);
+    (void)fflush(stdout);
+}
+
+/* Every instance for its columns, the units beyond whole turns dealt to all blocks and evenly to tiles; what the program takes; the same
+ * from inputs that must be turned first. */
+static void wide(void)
+{
+    static const int shapes[][2] = {{10240, 8192}, {8192, 8192}, {44032, 8192}, {8192, 22016}}, cols[] = {9, 16, 24, 32, 48, 64, 80, 96, 128, 256, 512, 1024, 2048};
+    struct rotation r[4];
+    char name[64];
+    if (!matmul_has_wide(m)) return;
+    for (int s = 0; s < 4; s++) r[s] = rotation_new(&KINDS[0], shapes[s][0], shapes[s][1]);
+    for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++) {
+        if (only_cols && only_cols != cols[c]) continue;
+        for (int i = 0; i < wide_kernels(); i++)
+            for (int dealing = 1; dealing <= 2 && wide_kernel_cols(i) == cols[c]; dealing++) {
+                struct matmul_tuning tuning = {WAY_WIDE, i, dealing, 0, 0, false};
+                (void)snprintf(name, sizeof name, "%s, %s", wide_kernel_name(i), dealing == 1 ? "all" : "even");
+                wide_line(r, cols[c], &tuning, FORM_TURNED, name);
+            }
+        wide_line(r, cols[c], NULL, FORM_TURNED, "chosen");
+        if (cols[c] <= 128) wide_line(r, cols[c], NULL, FORM_F16, "chosen, turned first");
+    }
+    for (int s = 0; s < 4; s++) rotation_free(&r[s]);
+}
+
 int main(int argc, char **argv)
 {
     struct err e;
@@ -418,10 +438,15 @@ int main(int argc, char **argv)
         matmul_close(m);
         return 0;
     }
+    if (!strcmp(mode, "wide")) {
+        wide();
+        matmul_close(m);
+        return 0;
+    }
     for (int i = 0; i < KIND_COUNT; i++)
         for (int s = 0; s < 5; s++) {
             if (only && strcmp(only, KINDS[i].name)) continue;
-            if ((!strcmp(mode, "sweep") || !strcmp(mode, "wide")) && s > 3) continue;
+            if (!strcmp(mode, "sweep") && s > 3) continue;
             if (!strcmp(mode, "step")) {
                 if (s == 0) step(&KINDS[i]);
                 continue;
@@ -429,7 +454,6 @@ int main(int argc, char **argv)
             struct rotation r = rotation_new(&KINDS[i], SHAPES[s][0], SHAPES[s][1]);
             if (!strcmp(mode, "sweep")) sweep(&r);
             else if (!strcmp(mode, "ways")) ways(&r);
-            else if (!strcmp(mode, "wide")) wide(&r);
             else table(&r);
             rotation_free(&r);
             (void)fflush(stdout);

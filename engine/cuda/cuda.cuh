@@ -31,6 +31,8 @@ ERR_CHECKED enum err_code cuda_check(cudaError_t status, const char *what, struc
 /* All blocks on the device at once, so that they may wait for each other; a cudaError_t. */
 #define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) \
     launch_together((const void *)(kernel), blocks, threads, shared, stream, &(args))
+/* The same, and they may begin before the kernel before them in the stream has ended: they wait for it themselves (predecessor_wait). */
+#define LAUNCH_EARLY(kernel, blocks, threads, shared, stream, args) launch_early((const void *)(kernel), blocks, threads, shared, stream, &(args))
 #define SHARED_BYTES(name) extern __shared__ __align__(128) uint8_t name[]
 #define SHARED_SWIZZLED(name) extern __shared__ __align__(1024) uint8_t name[] /* as operands of warpgroup products want it */
 
@@ -38,6 +40,21 @@ static inline cudaError_t launch_together(const void *kernel, int blocks, int th
 {
     void *list[] = {args};
     return cudaLaunchCooperativeKernel(kernel, dim3((unsigned)blocks), dim3((unsigned)threads), list, shared, stream);
+}
+
+static inline cudaError_t launch_early(const void *kernel, int blocks, int threads, size_t shared, cudaStream_t stream, void *args)
+{
+    void *list[] = {args};
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeCooperative, attributes[0].val.cooperative = 1;
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization, attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)blocks), config.blockDim = dim3((unsigned)threads), config.dynamicSmemBytes = shared, config.stream = stream;
+    config.attrs = attributes, config.numAttrs = 2;
+    cudaError_t status = cudaLaunchKernelExC(&config, kernel, list);
+    if (status != cudaErrorNotSupported && status != cudaErrorInvalidValue) return status;
+    (void)cudaGetLastError(); /* a driver that knows not both together */
+    return launch_together(kernel, blocks, threads, shared, stream, args);
 }
 #endif
 
@@ -68,7 +85,12 @@ struct matrix {
 
 /* F16 is what GGUF types, F16, FP8 (in decoding) and W4 take; BF16 what BF16 takes; E4M3 what FP8 takes in prefill and
  * large batches (each column divided by its own scale). */
-enum form { FORM_F16, FORM_BF16, FORM_E4M3 };
+enum form { FORM_F16, FORM_BF16, FORM_E4M3, FORM_TURNED /* F16, each 32 k's turned */ };
+/* Of 32 k's, pairs lie as a 4 × 4 matrix: turned its rows are its columns. Where W4's wide kernel wants element k; where it finds it. */
+static inline __host__ __device__ int turned_place(int k)
+{
+    return (k & ~31) | (k >> 1 & 3) << 3 | (k >> 3 & 3) << 1 | (k & 1);
+}
 struct operand {
     enum form form;
     int cols, k;

@@ -91,6 +91,7 @@ static void attention_block(struct way *w, int index, const struct join *before)
     a.planned = index > 0 && m->layer[index - 1].window == a.window;
     a.angles = c->angles + (m->layer[index].local_rope ? (int64_t)c->cols_max * m->rotated : 0);
     struct operand o = operand_for(w, &l->o, cols);
+    if (o.form == FORM_TURNED) o.form = FORM_F16; /* attention writes no other; the product turns it */
     enum form form = o.form == FORM_BF16 ? FORM_BF16 : FORM_F16;
     void *attended = o.form == FORM_E4M3 ? (void *)c->attended : o.data;
     if (!w->code) w->code = attention_run(c->attention, &a, &c->kv, w->columns, c->qkv, ld, form, attended, c->stream, w->e);

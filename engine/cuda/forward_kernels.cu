@@ -1,5 +1,6 @@
 #include "engine/cuda/activation.cuh"
 #include "engine/cuda/backend.cuh"
+#include "engine/cuda/ptx.cuh"
 
 #include <cuda_fp8.h>
 #include <float.h>
@@ -100,6 +101,10 @@ template <int N> static __device__ __forceinline__ void put(const struct form_ou
         for (int j = 0; j < N; j++) bytes |= (uint32_t)__nv_cvt_float_to_fp8(r.v[j] * inverse, __NV_SATFINITE, __NV_E4M3) << 8 * j;
         if (N == 4) *(uint32_t *)(f->data + at) = bytes;
         else f->data[at] = (uint8_t)bytes;
+    } else if (f->form == FORM_TURNED) {
+        uint16_t *to = (uint16_t *)f->data + row * f->k;
+        if (N == 1) to[turned_place(i)] = (uint16_t)two_halves(r.v[0], 0, false);
+        else for (int j = 0; j < N; j += 2) *(uint32_t *)(to + turned_place(i + j)) = two_halves(r.v[j], r.v[(j + 1) % N], false);
     } else if (N == 4) *(uint2 *)(f->data + at * 2) = make_uint2(two_halves(r.v[0], r.v[1 % N], bf16), two_halves(r.v[2 % N], r.v[3 % N], bf16));
     else ((uint16_t *)f->data)[at] = (uint16_t)two_halves(r.v[0], 0, bf16);
 }
@@ -121,6 +126,7 @@ template <int N> static __global__ void __launch_bounds__(ROW_THREADS) join_kern
 {
     extern __shared__ __align__(16) float row[];
     __shared__ float scratch[32];
+    successor_go();
     int64_t i = blockIdx.x, at = (col ? col[i] : i) * (int64_t)k;
     int step = (int)blockDim.x * N, first = (int)threadIdx.x * N;
     float square = 0, post = 1;
@@ -197,6 +203,7 @@ template <int N> static __global__ void __launch_bounds__(ROW_THREADS) activate_
 {
     enum { HELD = 6 };
     __shared__ float scratch[32];
+    successor_go(); /* a product, that has weights to fetch */
     int64_t i = blockIdx.x;
     int step = (int)blockDim.x * N, first = (int)threadIdx.x * N;
     struct some<N> held[HELD];

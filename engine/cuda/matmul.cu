@@ -19,7 +19,7 @@ struct matmul {
     struct lt *lt;     /* NULL: no library */
     float *partial;    /* sums of blocks that share a tile */
     unsigned *arrived; /* (TILE_COUNTERS) zeros between calls */
-    __half *rows;      /* dequantized weights, E4M3 inputs as F16, or the wide kernel's inputs */
+    __half *rows;      /* dequantized weights, E4M3 inputs as F16, or inputs turned */
     int64_t rows_bytes;
     bool wide, wide8;  /* the device has the wide kernel, and FP8's, and they are allowed */
     uint64_t wide_ready, wide8_ready;
@@ -47,8 +47,8 @@ static int lt_cols_dequantized(enum layout layout)
  * 128 columns, are not filled. Those that fill them and are fewer cuBLASLt has where rows are few (docs/performance-gpu.md). */
 enum { WIDE8_COLS = 256, WIDE8_COLS_MAX = 512, WIDE8_LT_FROM = 81, WIDE8_LT_TO = 128, WIDE8_LT_TILE = 128, WIDE8_TILE_ROWS = 128 };
 
-/* Columns of 4-bit weights for the wide kernel; its widest instance. */
-enum { WIDE_COLS = 8, WIDE_COLS_MAX = 2048, WIDE_COLS_TILE = 128 };
+/* Columns of 4-bit weights for the wide kernel. */
+enum { WIDE_COLS = 8, WIDE_COLS_MAX = 2048 };
 
 /* ---- what a matrix is ---- */
 
@@ -101,6 +101,7 @@ enum form matmul_form(const struct matrix *w, int cols, bool invariant)
 {
     enum layout layout = matrix_layout(w);
     if (layout == LAYOUT_BF16) return FORM_BF16;
+    if (layout == LAYOUT_W4 && !invariant && cols >= WIDE_COLS && cols <= WIDE_COLS_MAX && wide_device()) return FORM_TURNED;
     if (layout != LAYOUT_FP8 || invariant || cols < LT_COLS_FP8 || w->k % 32 || w->rows % 16) return FORM_F16;
     return lt_fp8() || wide8_device() ? FORM_E4M3 : FORM_F16;
 }
@@ -305,16 +306,27 @@ static enum err_code tile_run(struct matmul *m, const struct matrix *w, const ui
 
 static bool wide_takes(const struct matmul *m, const struct matrix *w, int cols)
 {
-    if (!m->wide || matrix_layout(w) != LAYOUT_W4 || m->rows_bytes < (int64_t)w->k * WIDE_COLS_TILE * 2) return false;
+    if (!m->wide || matrix_layout(w) != LAYOUT_W4) return false;
     return m->tuning.way == WAY_WIDE || (m->tuning.way == WAY_AUTO && cols >= WIDE_COLS && (cols <= WIDE_COLS_MAX || !m->lt));
 }
 
+/* Inputs that are not turned are first, as many at a time as there is room for. */
 static enum err_code wide_multiplied(struct matmul *m, const struct matrix *w, const struct operand *x, enum into into, void *y, int64_t ldy,
                                      cudaStream_t stream, struct err *e)
 {
-    struct wide_call call = {w, (const uint16_t *)x->data, x->cols, into, y, ldy, m->tuning.kernel, m->multiprocessors, m->rows, m->partial, m->arrived,
-                             m->rows_bytes, PARTIAL_BYTES, &m->wide_ready};
-    return wide_run(&call, stream, e);
+    bool turned = x->form == FORM_TURNED;
+    int64_t most = turned ? x->cols : m->rows_bytes / 2 / w->k;
+    enum err_code code = most > 0 ? ERR_OK : err_set(e, ERR_UNSUPPORTED, "no room for inputs of %d elements", w->k);
+    for (int done = 0; done < x->cols && !code; done += (int)most) {
+        int cols = x->cols - done < most ? x->cols - done : (int)most;
+        const uint16_t *in = (const uint16_t *)x->data + (int64_t)done * w->k;
+        void *to = (uint8_t *)y + (int64_t)done * ldy * element_bytes(into);
+        if (!turned) code = turn_operand(in, (int64_t)cols * w->k, (uint16_t *)m->rows, stream, e);
+        struct wide_call call = {w, turned ? in : (const uint16_t *)m->rows, cols, into, to, ldy, m->tuning.kernel, m->tuning.splits, m->multiprocessors,
+                                 m->partial, m->arrived, PARTIAL_BYTES, &m->wide_ready};
+        if (!code) code = wide_run(&call, stream, e);
+    }
+    return code;
 }
 
 static bool wide8_wins(const struct matmul *m, int rows, int cols)
@@ -427,7 +439,8 @@ static enum err_code check_call(const struct matmul *m, const struct matrix *w, 
     if (x->cols < 1 || x->cols > m->options.cols_max || x->k != w->k || ldy < w->rows)
         return err_set(e, ERR_INVALID, "inputs of %d × %d (at most %d) for a matrix of %d × %d, results %lld apart", x->cols, x->k, m->options.cols_max, w->rows, w->k, (long long)ldy);
     bool bf16 = layout == LAYOUT_BF16, fp8 = layout == LAYOUT_FP8 && x->form == FORM_E4M3 && (m->lt || m->wide8);
-    if (x->form != (bf16 ? FORM_BF16 : FORM_F16) && !fp8) return err_set(e, ERR_INVALID, "inputs of form %d for weights of layout %d", (int)x->form, (int)layout);
+    bool turned = layout == LAYOUT_W4 && x->form == FORM_TURNED && wide_takes(m, w, x->cols);
+    if (x->form != (bf16 ? FORM_BF16 : FORM_F16) && !fp8 && !turned) return err_set(e, ERR_INVALID, "inputs of form %d for weights of layout %d", (int)x->form, (int)layout);
     return ERR_OK;
 }
 

@@ -1,5 +1,6 @@
 /* Floats to operands and results to where they are wanted: the small kernels around a product. */
 #include "engine/cuda/matmul_private.cuh"
+#include "engine/cuda/ptx.cuh"
 
 #include <cuda_fp8.h>
 
@@ -16,17 +17,19 @@ static __device__ __forceinline__ uint16_t half_bits(float v, bool bf16)
     return __half_as_ushort(__float2half_rn(clamped(v, 65504.f)));
 }
 
-__global__ void floats_to_halves(const float *x, int64_t ldx, int k, bool bf16, uint16_t *out)
+__global__ void floats_to_halves(const float *x, int64_t ldx, int k, bool bf16, bool turned, uint16_t *out)
 {
     int i = (int)(blockIdx.x * blockDim.x + threadIdx.x) * 4;
     const float *from = x + (int64_t)blockIdx.y * ldx;
     uint16_t *to = out + (int64_t)blockIdx.y * k;
     if (i + 3 < k && ldx % 4 == 0 && k % 4 == 0) {
         float4 v = *(const float4 *)(from + i);
-        *(ushort4 *)(to + i) = make_ushort4(half_bits(v.x, bf16), half_bits(v.y, bf16), half_bits(v.z, bf16), half_bits(v.w, bf16));
+        ushort2 first = make_ushort2(half_bits(v.x, bf16), half_bits(v.y, bf16)), second = make_ushort2(half_bits(v.z, bf16), half_bits(v.w, bf16));
+        *(ushort2 *)(to + (turned ? turned_place(i) : i)) = first;
+        *(ushort2 *)(to + (turned ? turned_place(i + 2) : i + 2)) = second;
         return;
     }
-    for (int j = i; j < min(i + 4, k); j++) to[j] = half_bits(from[j], bf16);
+    for (int j = i; j < min(i + 4, k); j++) to[turned ? turned_place(j) : j] = half_bits(from[j], bf16);
 }
 
 /* The largest finite magnitude of a column, over the whole block (256 threads). */
@@ -62,10 +65,31 @@ enum err_code operand_from_floats(const float *x, int64_t ldx, const struct oper
             LAUNCH(floats_to_fp8, (unsigned)cols, 256, 0, stream, from, ldx, out->k, (uint8_t *)out->data + at, out->scale + done);
         } else {
             dim3 grid((unsigned)((out->k + 1023) / 1024), (unsigned)cols);
-            LAUNCH(floats_to_halves, grid, 256, 0, stream, from, ldx, out->k, out->form == FORM_BF16, (uint16_t *)out->data + at);
+            LAUNCH(floats_to_halves, grid, 256, 0, stream, from, ldx, out->k, out->form == FORM_BF16, out->form == FORM_TURNED, (uint16_t *)out->data + at);
         }
     }
     return cuda_check(cudaGetLastError(), "operand_from_floats", e);
+}
+
+/* Each thread 32 elements. */
+__global__ void turn(const uint4 *x, int64_t parts, uint4 *out)
+{
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    successor_go(); /* the product, that has weights to fetch */
+    if (i >= parts) return;
+    uint4 in[4];
+#pragma unroll
+    for (int t = 0; t < 4; t++) in[t] = x[i * 4 + t];
+    out[i * 4] = make_uint4(in[0].x, in[1].x, in[2].x, in[3].x);
+    out[i * 4 + 1] = make_uint4(in[0].y, in[1].y, in[2].y, in[3].y);
+    out[i * 4 + 2] = make_uint4(in[0].z, in[1].z, in[2].z, in[3].z);
+    out[i * 4 + 3] = make_uint4(in[0].w, in[1].w, in[2].w, in[3].w);
+}
+
+enum err_code turn_operand(const uint16_t *x, int64_t elements, uint16_t *out, cudaStream_t stream, struct err *e)
+{
+    LAUNCH(turn, (unsigned)((elements / 32 + 127) / 128), 128, 0, stream, (const uint4 *)x, elements / 32, (uint4 *)out);
+    return cuda_check(cudaGetLastError(), "turn_operand", e);
 }
 
 /* ---- E4M3 columns as F16, for where no library multiplies them ---- */

@@ -84,23 +84,25 @@ enum { INVARIANT_PARTS = 4, TILE_STAGES_MAX = 8, TILE_COUNTERS = 1 << 16 };
 
 struct wide_call {
     const struct matrix *w;
-    const uint16_t *x; /* (cols, k) F16 */
+    const uint16_t *x; /* (cols, k) F16, turned, 16-byte aligned */
     int cols;
     enum into into;
     void *y;
     int64_t ldy;
     int kernel;             /* an instance, or -1 */
+    int dealing;            /* 0: the faster; 1: units of tiles beyond whole turns to all blocks; 2: to as many as give each tile the same number */
     int multiprocessors;    /* blocks, which wait for each other: all must run at once */
-    void *inputs;           /* the inputs as the tensor cores want them; where they do not fit, some columns at a time */
     float *partial;         /* sums of tiles that blocks share */
-    unsigned *arrived;      /* (multiprocessors + 1) zeros between calls */
-    int64_t inputs_bytes, partial_bytes;
+    unsigned *arrived;      /* (multiprocessors) zeros between calls */
+    int64_t partial_bytes;
     uint64_t *ready;        /* bit i: instance i may take its shared memory */
 };
 /* Whether this device has it (compute capability 9.0) and the program was compiled for it (sm_90a). */
 bool wide_device(void);
 int wide_kernels(void), wide_kernel_cols(int kernel);
 ERR_CHECKED enum err_code wide_run(const struct wide_call *call, cudaStream_t stream, struct err *e);
+
+const char *wide_kernel_name(int kernel);
 
 /* ---- the wide kernel of FP8 weights × E4M3 inputs ---- */
 
@@ -132,6 +134,8 @@ ERR_CHECKED enum err_code plain_multiply(const struct matrix *w, const struct op
 /* y (cols, ldy) = from (cols, rows), each × row_scale[row] × col_scale[col] where they are given. */
 ERR_CHECKED enum err_code convert_result(const float *from, int64_t ldfrom, int rows, int cols, const float *row_scale, const float *col_scale,
                                          enum into into, void *y, int64_t ldy, cudaStream_t stream, struct err *e);
+/* F16 (elements, a multiple of 32) turned, or turned back. */
+ERR_CHECKED enum err_code turn_operand(const uint16_t *x, int64_t elements, uint16_t *out, cudaStream_t stream, struct err *e);
 /* E4M3 × its column's scale, as F16. */
 ERR_CHECKED enum err_code expand_operand(const struct operand *x, int first, int cols, __half *out, cudaStream_t stream, struct err *e);
 

@@ -8,6 +8,7 @@
 
 #include "engine/cuda/matmul_private.cuh"
 
+#include <cuda.h>
 #include <type_traits>
 
 struct deal {
@@ -143,30 +144,34 @@ static __device__ __forceinline__ void add_to(float4 *sum, float4 v)
 }
 
 /* Chunks from, from + step … below `to` of the tile that `count` workers (two at least) have left, `apart` floats from each other, added
- * in their order. at_once chunks of three workers are loaded together; beyond the last chunk the last one is, for nothing: no branches. */
-template <int at_once, typename F>
+ * in their order. at_once chunks of `together` workers are loaded at a time; beyond the last chunk the last one is, for nothing: no
+ * branches. */
+template <int at_once, int together, typename F>
 static __device__ __forceinline__ void join_chunks(const float *partial, int64_t apart, int count, int from, int to, int step, int thread, F store)
 {
     const float4 *first = (const float4 *)partial + thread;
 #pragma unroll 1
     for (int c0 = from; c0 < to; c0 += at_once * step) {
-        float4 sum[at_once], second[at_once], third[at_once];
+        float4 sum[at_once], more[together - 1][at_once];
         auto load = [&](float4 (&v)[at_once], int worker) {
 #pragma unroll
             for (int n = 0; n < at_once; n++) v[n] = __ldcg(first + worker * (apart / 4) + min(c0 + n * step, to - 1) * 128);
         };
-        load(sum, 0), load(second, 1);
-        if (count > 2) load(third, 2);
+        auto add = [&](const float4 (&v)[at_once]) {
 #pragma unroll
-        for (int n = 0; n < at_once; n++) add_to(&sum[n], second[n]);
-        if (count > 2)
+            for (int n = 0; n < at_once; n++) add_to(&sum[n], v[n]);
+        };
+        load(sum, 0);
 #pragma unroll
-            for (int n = 0; n < at_once; n++) add_to(&sum[n], third[n]);
+        for (int i = 1; i < together; i++)
+            if (i < 2 || i < count) load(more[i - 1], i);
+#pragma unroll
+        for (int i = 1; i < together; i++)
+            if (i < 2 || i < count) add(more[i - 1]);
 #pragma unroll 1
-        for (int i = 3; i < count; i++) {
-            load(second, i);
-#pragma unroll
-            for (int n = 0; n < at_once; n++) add_to(&sum[n], second[n]);
+        for (int i = together; i < count; i++) {
+            load(more[0], i);
+            add(more[0]);
         }
 #pragma unroll
         for (int n = 0; n < at_once; n++) {
@@ -177,6 +182,12 @@ static __device__ __forceinline__ void join_chunks(const float *partial, int64_t
         }
     }
 }
+
+/* ---- maps of tensors, which the driver writes (matmul_wgmma_fp8.cu) ---- */
+
+bool tensor_maps(void); /* whether it does */
+/* Boxes of `box` elements (of 1, 2 or 4 bytes) by `box_rows` rows of a matrix (rows, k), zeros beyond its edges; of 128 bytes: swizzled. */
+bool tensor_map(CUtensorMap *map, const void *data, int rows, int k, int element, int box, int box_rows);
 
 /* Whether a wide kernel runs on this device. Compiled for sm_90 without the a, or for older cards alone, it is empty: it has hardly a
  * register then. */

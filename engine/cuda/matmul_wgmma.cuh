@@ -46,83 +46,46 @@ static __device__ __forceinline__ uint32_t wgmma_descriptor(uint32_t address) /*
 {
     return (address >> 4 & 0x3fff) | 1u << 16;
 }
-#define DESCRIPTOR(low) "mov.b64 b, {" low ", 0x40000040};\n"
 
 #define D4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define D8(d, i) D4(d, i), D4(d, i + 4)
 #define D16(d, i) D8(d, i), D8(d, i + 8)
 #define D32(d, i) D16(d, i), D16(d, i + 16)
+#define LIST_8 "%0,%1,%2,%3,%4,%5,%6,%7"
+#define LIST_16 LIST_8 ",%8,%9,%10,%11,%12,%13,%14,%15"
+#define LIST_24 LIST_16 ",%16,%17,%18,%19,%20,%21,%22,%23"
+#define LIST_32 LIST_24 ",%24,%25,%26,%27,%28,%29,%30,%31"
+#define LIST_40 LIST_32 ",%32,%33,%34,%35,%36,%37,%38,%39"
+#define LIST_48 LIST_40 ",%40,%41,%42,%43,%44,%45,%46,%47"
+#define LIST_64 LIST_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define LIST_80 LIST_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
+#define LIST_96 LIST_80 ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 
-/* d (64 rows of the warpgroup × 2n columns) += A (registers: a warp's 16 rows as mma.m16n8k16 has them) × B (shared memory). */
-static __device__ __forceinline__ void wgmma_f16(float (&d)[8], const uint32_t (&a)[4], uint32_t b)
-{
-    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%12")
-          "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, b, add, 1, 1, 0;\n}\n"
-          : D8(d, 0)
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
-}
+/* d (64 rows of the warpgroup × 2n columns) = A (registers: a warp's 16 rows as mma.m16n8k16 has them) × B (shared memory), 16 k's;
+ * `plus`: added to what d was. */
+#define F16_PRODUCT(n, columns, a, b, add, ...)                                                                                   \
+    template <bool plus = true>                                                                                                   \
+    static __device__ __forceinline__ void wgmma_f16(float (&d)[n], const uint32_t (&fragment)[4], uint32_t b_low)                \
+    {                                                                                                                             \
+        WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.ne.b32 add, " add ", 0;\nmov.b64 b, {" b ", 0x40000040};\n"              \
+              "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.f16.f16 {" LIST_##n "}, {" a "}, b, add, 1, 1, 0;\n}\n"       \
+              : __VA_ARGS__                                                                                                       \
+              : "r"(fragment[0]), "r"(fragment[1]), "r"(fragment[2]), "r"(fragment[3]), "r"(b_low), "n"((int)plus));             \
+    }
+F16_PRODUCT(8, "16", "%8,%9,%10,%11", "%12", "%13", D8(d, 0))
+F16_PRODUCT(16, "32", "%16,%17,%18,%19", "%20", "%21", D16(d, 0))
+F16_PRODUCT(24, "48", "%24,%25,%26,%27", "%28", "%29", D16(d, 0), D8(d, 16))
+F16_PRODUCT(32, "64", "%32,%33,%34,%35", "%36", "%37", D32(d, 0))
+F16_PRODUCT(48, "96", "%48,%49,%50,%51", "%52", "%53", D32(d, 0), D16(d, 32))
+F16_PRODUCT(64, "128", "%64,%65,%66,%67", "%68", "%69", D32(d, 0), D32(d, 32))
 
-static __device__ __forceinline__ void wgmma_f16(float (&d)[16], const uint32_t (&a)[4], uint32_t b)
-{
-    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%20")
-          "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, "
-          "{%16,%17,%18,%19}, b, add, 1, 1, 0;\n}\n"
-          : D16(d, 0)
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
-}
-
-static __device__ __forceinline__ void wgmma_f16(float (&d)[24], const uint32_t (&a)[4], uint32_t b)
-{
-    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%28")
-          "wgmma.mma_async.sync.aligned.m64n48k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-          "%16,%17,%18,%19,%20,%21,%22,%23}, {%24,%25,%26,%27}, b, add, 1, 1, 0;\n}\n"
-          : D16(d, 0), D8(d, 16)
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
-}
-
-static __device__ __forceinline__ void wgmma_f16(float (&d)[32], const uint32_t (&a)[4], uint32_t b)
-{
-    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%36")
-          "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-          "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, b, add, 1, 1, 0;\n}\n"
-          : D32(d, 0)
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
-}
-
-static __device__ __forceinline__ void wgmma_f16(float (&d)[48], const uint32_t (&a)[4], uint32_t b)
-{
-    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%52")
-          "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-          "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47}, "
-          "{%48,%49,%50,%51}, b, add, 1, 1, 0;\n}\n"
-          : D32(d, 0), D16(d, 32)
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
-}
-
-static __device__ __forceinline__ void wgmma_f16(float (&d)[64], const uint32_t (&a)[4], uint32_t b)
-{
-    WGMMA("{\n.reg .pred add;\n.reg .b64 b;\nsetp.eq.b32 add, 0, 0;\n" DESCRIPTOR("%68")
-          "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-          "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-          "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, b, add, 1, 1, 0;\n}\n"
-          : D32(d, 0), D32(d, 32)
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
-}
-
-/* The same of E4M3: d (64 rows × 2n columns) = A × B, both from shared memory, 32 k's; `add`: to what d was. */
-#define E4M3_LIST_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-#define E4M3_LIST_32 E4M3_LIST_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define E4M3_LIST_40 E4M3_LIST_32 ",%32,%33,%34,%35,%36,%37,%38,%39"
-#define E4M3_LIST_48 E4M3_LIST_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
-#define E4M3_LIST_64 E4M3_LIST_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define E4M3_LIST_80 E4M3_LIST_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
-#define E4M3_LIST_96 E4M3_LIST_80 ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+/* The same of E4M3: d = A × B, both from shared memory, 32 k's; `plus`: added to what d was. */
 #define E4M3_PRODUCT(n, columns, a, b, add, ...)                                                                                  \
     static __device__ __forceinline__ void wgmma_e4m3(float (&d)[n], uint32_t a_low, uint32_t b_low, bool plus)                   \
     {                                                                                                                             \
         WGMMA("{\n.reg .pred add;\n.reg .b64 a, b;\nsetp.ne.b32 add, %" add ", 0;\n"                                             \
               "mov.b64 a, {%" a ", 0x40000040};\nmov.b64 b, {%" b ", 0x40000040};\n"                                              \
-              "wgmma.mma_async.sync.aligned.m64n" columns "k32.f32.e4m3.e4m3 {" E4M3_LIST_##n "}, a, b, add, 1, 1;\n}\n"           \
+              "wgmma.mma_async.sync.aligned.m64n" columns "k32.f32.e4m3.e4m3 {" LIST_##n "}, a, b, add, 1, 1;\n}\n"           \
               : __VA_ARGS__                                                                                                       \
               : "r"(a_low), "r"(b_low), "r"((int)plus));                                                                          \
     }

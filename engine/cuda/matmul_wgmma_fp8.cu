@@ -124,7 +124,7 @@ static __device__ __forceinline__ void join_tile(const struct fp8_args *a, const
 #pragma unroll
     for (int i = 0; i < 4; i++) of_row[i] = scale_of(a->row_scale, row + i / 2 * 64 + i % 2 * 8, a->to.rows);
     take_scales<N>(a, r, have, col);
-    join_chunks<AT_ONCE>(partial, shape::tile_floats, count, from + group, to, GROUPS, thread, [&](int c, const float (&d)[4]) {
+    join_chunks<AT_ONCE, 3>(partial, shape::tile_floats, count, from + group, to, GROUPS, thread, [&](int c, const float (&d)[4]) {
         bool lower = c >= N / 8;
         int b = (lower ? c - N / 8 : c) * 8 + (lane & 3) * 2;
         struct scales by = {{lower ? of_row[2] : of_row[0], lower ? of_row[3] : of_row[1]}, r->col_scale + b};
@@ -259,12 +259,18 @@ static void find_encode(void)
     else if (result == cudaDriverEntryPointSuccess) encode = (decltype(encode))found;
 }
 
-/* Boxes of 128 bytes by `box` rows of a matrix (rows, k). */
-static bool map_of(CUtensorMap *map, const void *data, int rows, int k, int box)
+bool tensor_maps(void)
 {
-    cuuint64_t sizes[2] = {(cuuint64_t)k, (cuuint64_t)rows}, apart[1] = {(cuuint64_t)k};
-    cuuint32_t boxes[2] = {UNIT, (cuuint32_t)box}, steps[2] = {1, 1};
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, (void *)data, sizes, apart, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+    (void)pthread_once(&encode_once, find_encode);
+    return encode != NULL;
+}
+
+bool tensor_map(CUtensorMap *map, const void *data, int rows, int k, int element, int box, int box_rows)
+{
+    cuuint64_t sizes[2] = {(cuuint64_t)k, (cuuint64_t)rows}, apart[1] = {(cuuint64_t)k * (cuuint64_t)element};
+    cuuint32_t boxes[2] = {(cuuint32_t)box, (cuuint32_t)box_rows}, steps[2] = {1, 1};
+    return encode(map, element == 4 ? CU_TENSOR_MAP_DATA_TYPE_UINT32 : element == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, (void *)data, sizes, apart, boxes, steps,
+                  CU_TENSOR_MAP_INTERLEAVE_NONE, box * element == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
@@ -272,8 +278,7 @@ static bool map_of(CUtensorMap *map, const void *data, int rows, int k, int box)
 
 bool wide8_device(void)
 {
-    (void)pthread_once(&encode_once, find_encode);
-    return encode && runs_here((const void *)KERNELS[0].function);
+    return tensor_maps() && runs_here((const void *)KERNELS[0].function);
 }
 
 int wide8_kernels(void)
@@ -332,8 +337,8 @@ static enum err_code launch(const struct wide8_call *c, int kernel, int first, i
     struct fp8_args a;
     double ns;
     memset(&a, 0, sizeof a);
-    if (!map_of(&a.weights, c->w->data, c->w->rows, c->w->k, ROWS) ||
-        !map_of(&a.inputs, (const uint8_t *)c->x->data + (int64_t)first * c->w->k, cols, c->w->k, k->cols))
+    if (!tensor_map(&a.weights, c->w->data, c->w->rows, c->w->k, 1, UNIT, ROWS) ||
+        !tensor_map(&a.inputs, (const uint8_t *)c->x->data + (int64_t)first * c->w->k, cols, c->w->k, 1, UNIT, k->cols))
         return err_set(e, ERR_INTERNAL, "the driver makes no map of a tensor of %d × %d by %d columns", c->w->rows, c->w->k, cols);
     void *y = (uint8_t *)c->y + (int64_t)first * c->ldy * (c->into == INTO_F16 || c->into == INTO_BF16 ? 2 : 4);
     a.to = {y, c->ldy, c->w->rows, cols, (int)c->into};

@@ -200,6 +200,22 @@ template <int n> static __device__ __forceinline__ void registers_take()
 #endif
 }
 
+/* Where a kernel is launched before the one before it has ended: what that wrote is there from now on. */
+static __device__ __forceinline__ void predecessor_wait()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
+/* The next kernel may begin, if it was launched so. */
+static __device__ __forceinline__ void successor_go()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
 /* Barrier `id` among `threads` of the block (a multiple of 32). */
 static __device__ __forceinline__ void barrier_sync(int id, int threads)
 {

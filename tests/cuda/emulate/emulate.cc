@@ -40,6 +40,8 @@ struct tensor {
     const uint8_t *data;
     int64_t k, rows, apart;
     uint32_t box_k, box_rows;
+    int element; /* bytes, in which k's are counted */
+    bool swizzled;
 };
 struct copy {
     uint32_t to, bytes, bar;
@@ -97,7 +99,8 @@ static void end_phase(struct barrier *b)
     idle = 0;
 }
 
-/* Rows of 128 bytes at multiples of 128, their 16-byte chunks XORed with the address's bits 7 to 9; zeros beyond the edges. */
+/* Rows behind each other; where they are swizzled, of 128 bytes at multiples of 128, their 16-byte chunks are XORed with the address's
+ * bits 7 to 9. Zeros beyond the edges. */
 static void deliver_box(const struct copy *c)
 {
     const struct tensor *t = &c->tensor;
@@ -105,7 +108,7 @@ static void deliver_box(const struct copy *c)
         int64_t row = c->row + (int64_t)(i / t->box_k), k = c->k + (int64_t)(i % t->box_k);
         uint32_t to = c->to + i;
         bool inside = row >= 0 && row < t->rows && k >= 0 && k < t->k;
-        emulate_arena[to ^ (to >> 7 & 7) << 4] = inside ? t->data[row * t->apart + k] : 0;
+        emulate_arena[t->swizzled ? to ^ (to >> 7 & 7) << 4 : to] = inside ? t->data[row * t->apart + k] : 0;
     }
 }
 
@@ -284,6 +287,7 @@ void tensor_copy(uint32_t to, const CUtensorMap *map, int k, int row, uint32_t b
 {
     struct copy c = {to, 0, bar, NULL, {}, k, row};
     memcpy(&c.tensor, map, sizeof c.tensor);
+    c.k *= c.tensor.element;
     c.bytes = c.tensor.box_k * c.tensor.box_rows;
     if (to % 128 != 0) fail("a tensor's copy to no multiple of 128 bytes");
     copies.push_back(c);
@@ -293,10 +297,14 @@ static CUresult encode_tiled(CUtensorMap *map, CUtensorMapDataType type, cuuint3
                              const cuuint32_t *box, const cuuint32_t *steps, CUtensorMapInterleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
                              CUtensorMapFloatOOBfill)
 {
-    bool right = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 && rank == 2 && swizzle == CU_TENSOR_MAP_SWIZZLE_128B && box[0] == 128 && box[1] <= 256 &&
-                 steps[0] == 1 && steps[1] == 1 && (uintptr_t)data % 16 == 0 && apart[0] % 16 == 0 && sizes[0] && sizes[1] && (uintptr_t)map % 64 == 0;
+    int element = type == CU_TENSOR_MAP_DATA_TYPE_UINT32 ? 4 : type == CU_TENSOR_MAP_DATA_TYPE_UINT16 ? 2 : 1;
+    bool swizzled = swizzle == CU_TENSOR_MAP_SWIZZLE_128B, known = element > 1 || type == CU_TENSOR_MAP_DATA_TYPE_UINT8;
+    bool right = known && rank == 2 && (swizzled ? box[0] * (unsigned)element == 128 : swizzle == CU_TENSOR_MAP_SWIZZLE_NONE && box[0] <= 256) &&
+                 box[0] * (unsigned)element % 16 == 0 && box[1] <= 256 && steps[0] == 1 && steps[1] == 1 && (uintptr_t)data % 16 == 0 &&
+                 apart[0] % 16 == 0 && sizes[0] && sizes[1] && (uintptr_t)map % 64 == 0;
     if (!right) return CUDA_ERROR_INVALID_VALUE;
-    struct tensor t = {(const uint8_t *)data, (int64_t)sizes[0], (int64_t)sizes[1], (int64_t)apart[0], box[0], box[1]};
+    struct tensor t = {(const uint8_t *)data, (int64_t)sizes[0] * element, (int64_t)sizes[1], (int64_t)apart[0], box[0] * (unsigned)element, box[1],
+                       element, swizzled};
     static_assert(sizeof t <= sizeof *map, "no room in a map");
     memcpy(map, &t, sizeof t);
     return CUDA_SUCCESS;

@@ -47,6 +47,7 @@ void emulate_exchange(const void *in, int bytes, void *out);
     ((void)(stream), emulate_run(blocks, threads, shared, false, [&] { kernel(__VA_ARGS__); }))
 #define LAUNCH_TOGETHER(kernel, blocks, threads, shared, stream, args) \
     ((void)(stream), emulate_run(dim3((unsigned)(blocks)), threads, shared, true, [&] { (kernel)(args); }), cudaSuccess)
+#define LAUNCH_EARLY LAUNCH_TOGETHER
 #define SHARED_BYTES(name) uint8_t *name = emulate_shared()
 #define SHARED_SWIZZLED(name) SHARED_BYTES(name)
 

@@ -71,8 +71,8 @@ template <int n> static inline void wgmma_e4m3(float (&d)[n], uint32_t a_low, ui
     });
 }
 
-/* d += A (registers, as mma.m16n8k16 has them) × B, 16 k's. */
-template <int n> static inline void wgmma_f16(float (&d)[n], const uint32_t (&fragment)[4], uint32_t b_low)
+/* d = A (registers, as mma.m16n8k16 has them) × B, 16 k's; `plus`: added to what d was. */
+template <bool plus = true, int n> static inline void wgmma_f16(float (&d)[n], const uint32_t (&fragment)[4], uint32_t b_low)
 {
     std::array<uint32_t, 128> all;
     int lane = (int)threadIdx.x & 31;
@@ -88,7 +88,7 @@ template <int n> static inline void wgmma_f16(float (&d)[n], const uint32_t (&fr
                 memcpy(&h, emulate_at(b, col, k * 2), 2);
                 sum += emulate_f16(all[(size_t)((lane / 4 * 4 + k % 8 / 2) * 4 + row + k / 8 * 2)], k % 2) * emulate_f16(h, 0);
             }
-            sums[i] += sum;
+            sums[i] = plus ? sums[i] + sum : sum;
         }
     });
 }

@@ -120,6 +120,8 @@ static inline uint64_t policy_evict_first(void)
 
 static inline void fence_barriers(void) {}
 static inline void fence_bulk(void) {}
+static inline void predecessor_wait(void) {}
+static inline void successor_go(void) {}
 static inline void prefetch_l2(const void *, uint32_t) {}
 template <int n> static inline void registers_give(void) {}
 template <int n> static inline void registers_take(void) {}
