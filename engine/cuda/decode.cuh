@@ -2,12 +2,17 @@
  *
  * A block on each multiprocessor. One warp of it, the producer, does nothing but fetch weights: it walks through the tiles of
  * all layers in order, claiming the next one as it goes, and fills a ring in shared memory, never waiting for results, so that
- * the memory is busy while the other warps, the consumers, stand at a barrier between two operations. Which block has a tile
- * changes nothing in its sums. In the invariant mode their order does not depend on the number of columns either, so a column's
- * logits do not depend on the batch.
+ * the memory is busy while the other warps, the consumers, wait for what they multiply. Which block has a tile changes nothing in
+ * its sums. In the invariant mode their order does not depend on the number of columns either, so a column's logits do not
+ * depend on the batch.
  *
- *   x ─► Q K V ─┊─► (rope, KV) attention ─┊─► O, + x ─┊─► gate, up ─┊─► down, + x ─┊─► … ─► output
- *               ┊ = a barrier of the whole grid
+ *   x ─► Q K V ─┊─► (rope, KV) attention ─┊─► O, + x ─┈─► gate, up ─┈─► down, + x ─┈─► … ─► output
+ *               ┊ = everything of every block is waited for
+ *               ┈ = part by part: an operation begins with those rows of the last one that every block has done. A block begins with
+ *                   a few tiles, part after part, so that it is busy until the last part is there
+ *
+ * Each warp of a block has one task: a producer; a loader of inputs; two placers, of new K and V; four finishers, which add up the eight
+ * consumers' sums of a tile and write what becomes of them.
  *
  * The norms take no step of their own: who adds to x leaves x × the norm's weight × a power of two near 1 / rms, in 16 bits,
  * and the sums that come of it are multiplied by the rest.
