@@ -655,8 +655,8 @@ static bool reference_choice(const struct world *w, int col, int kv_head, bool *
     return clear;
 }
 
-/* The context comes by prefill, in two chunks; then one more column each. */
-static void run_sparse(const struct spec *s)
+/* The context comes by prefill, in two chunks; then one more column each. False where no column's pages were clear. */
+static bool sparse_is_right(const struct spec *s)
 {
     struct world w;
     world_open(&w, s);
@@ -681,9 +681,17 @@ static void run_sparse(const struct spec *s)
         }
         free(only);
     }
-    expect(checked > 0, s->name, "no column whose pages are clear");
-    report(&w, "over the chosen pages", &x, 2e-3);
+    if (checked) report(&w, "over the chosen pages", &x, 2e-3);
     world_close(&w);
+    return checked > 0;
+}
+
+/* Scores that are too near to say which pages they choose happen: then with other keys. */
+static void run_sparse(const struct spec *s)
+{
+    for (int i = 0; i < 10; i++)
+        if (sparse_is_right(s)) return;
+    expect(false, s->name, "no column whose pages are clear");
 }
 
 /* With as many pages as there are, sparse is dense, bit for bit. */
