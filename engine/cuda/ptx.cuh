@@ -101,8 +101,7 @@ static __device__ __forceinline__ void mbarrier_arrive(uint32_t bar)
 #endif
 }
 
-/* The warp sleeps until the phase is over: without a time (in ns) the hardware wakes it every now and then, and many that wait take
- * a good part of the instructions that could be issued. */
+/* The hardware may let the warp sleep that long (in ns); a profile shows that it still looks every now and then. */
 static __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity)
 {
 #if __CUDA_ARCH__ >= 900
